@@ -1,0 +1,172 @@
+"""The command line: `python -m srnlib train | evaluate | tables | data | list`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown"
+)
+
+TaskName = Annotated[str, typer.Argument(help="Task; `list` shows them.", show_default=False)]
+Model = Annotated[str, typer.Option(help="Model of the task, e.g. baseline or srn.")]
+Profile = Annotated[str, typer.Option(help="smoke (seconds), laptop (hours on one core) or paper (GPU).")]
+Seed = Annotated[int, typer.Option(help="Seed of weights, data and their order.")]
+_SET = typer.Option("--set", help="Change a setting, e.g. steps=100; may be repeated.", metavar="NAME=VALUE")
+Set = Annotated[list[str] | None, _SET]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads; torch's choice if not given.", min=1)]
+
+
+@app.callback()
+def main() -> None:
+    """Train and evaluate Set Refiner Networks, and make the tables from the results."""
+
+
+@app.command()
+def train(
+    task: TaskName,
+    model: Model = "srn",
+    profile: Profile = "laptop",
+    seed: Seed = 0,
+    overrides: Set = None,
+    device: Device = "auto",
+    precision: Annotated[str, typer.Option(help="no (float32) or bf16.")] = "no",
+    threads: Threads = None,
+    save_minutes: Annotated[float, typer.Option(help="Minutes between two saved states.", min=0)] = 3.0,
+    force: Annotated[bool, typer.Option("--force", help="Start again, discarding what is there.")] = False,
+) -> None:
+    """Train a model, evaluate it, and write checkpoint and record.
+
+    Interrupted in any way, the same command goes on where it was. On several processes:
+    `accelerate launch --num_processes 2 -m srnlib train ...` or `torchrun --nproc_per_node 2 -m srnlib train ...`.
+    """
+    run = _run(task, model, profile, seed, overrides, threads)
+    from srnlib import train as training
+
+    record = _refusing(training.train, run, device=device, precision=precision, save_minutes=save_minutes, force=force)
+    if record:
+        _show(record["metrics"])
+
+
+@app.command()
+def evaluate(
+    task: TaskName,
+    model: Model = "srn",
+    profile: Profile = "laptop",
+    seed: Seed = 0,
+    overrides: Set = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    write: Annotated[bool, typer.Option("--write", help="Put the metrics into the run's record.")] = False,
+) -> None:
+    """Evaluate a trained model on the fixed test set."""
+    run = _run(task, model, profile, seed, overrides, threads)
+    from srnlib import train as training
+
+    _show(_refusing(training.evaluate, run, device=device, write=write))
+
+
+@app.command()
+def tables(
+    task: Annotated[str | None, typer.Argument(help="Task; all if not given.", show_default=False)] = None,
+    write: Annotated[bool, typer.Option("--write", help="Put the laptop tables into README.md instead.")] = False,
+) -> None:
+    """Print the tables of all results beside the paper's numbers."""
+    from srnlib import results
+
+    readme = results.data_dir().parent / "README.md"
+    text = _refusing(readme.read_text, "utf-8") if write else ""
+    for name in [task] if task else list(_tasks()):
+        known = _task(name)
+        if write:
+            text = _refusing(results.refresh, text, known, results.table(known))
+            continue
+        for profile in _refusing(results.profiles, known) or ["laptop"]:
+            print(f"\n{name}, profile {profile}\n\n{results.table(known, profile)}")
+    if write:
+        from srnlib.checkpoints import write_atomic
+
+        write_atomic(readme, text.encode())
+        print(f"{readme}: tables refreshed")
+
+
+@app.command()
+def data(
+    task: TaskName, model: Model = "srn", profile: Profile = "laptop", seed: Seed = 0, overrides: Set = None
+) -> None:
+    """Make a task's data, if they are not there yet, and say what they are."""
+    run = _run(task, model, profile, seed, overrides)
+    print(json.dumps(_refusing(run.task.describe, run.settings, run.seed), indent=1))
+
+
+@app.command("list")
+def list_() -> None:
+    """List tasks, models and profiles, and the runs that are finished or under way."""
+    from srnlib import checkpoints, results
+    from srnlib.tasks import PROFILES
+
+    for name in _tasks():
+        task = _task(name)
+        print(f"{name}\n  models    {', '.join(task.models)}\n  profiles  {', '.join(PROFILES)}")
+        for record in _refusing(results.load, name):
+            stem, minutes = Path(record["checkpoint"]).stem, record["history"][-1]["core_seconds"] / 60
+            print(f"  trained   {stem} ({minutes:.1f} core-min)")
+        for path in sorted((results.data_dir() / "cache" / "runs" / name).glob("*/state.safetensors")):
+            _, meta = _refusing(checkpoints.load_state, path)
+            print(f"  under way {path.parent.name} (step {meta['progress']['step']} of {meta['config']['steps']})")
+
+
+def _tasks():
+    from srnlib.tasks import TASKS
+
+    return TASKS
+
+
+def _task(name: str):
+    from srnlib.tasks import UnknownName
+
+    try:
+        return _tasks()[name]
+    except UnknownName as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def _run(task: str, model: str, profile: str, seed: int, overrides: list[str] | None, threads: int | None = None):
+    """The run that the options name; a wrong name ends the program with the right ones and code 2."""
+    import torch
+
+    from srnlib.runs import Run
+    from srnlib.tasks import UnknownName
+
+    if threads:
+        torch.set_num_threads(threads)
+    pairs = [text.partition("=") for text in overrides or []]
+    for name, equals, _ in pairs:
+        if not equals:
+            raise typer.BadParameter(f"--set takes NAME=VALUE, got {name!r}")
+    try:
+        return Run.of(_task(task), model, profile, seed, **{name: value for name, _, value in pairs})
+    except (UnknownName, ValueError) as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def _show(metrics: dict[str, float]) -> None:
+    for name, value in metrics.items():
+        print(f"{name:16} {value:10.4g}")
+
+
+def _refusing(call, *args, **kwargs):
+    """`call(...)`; a refusal that says what to do is printed without a traceback and ends the program with code 1."""
+    from srnlib import train as training
+
+    try:
+        return call(*args, **kwargs)
+    except (training.RunError, ValueError, FloatingPointError, OSError) as error:
+        print(f"srnlib: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error

@@ -1,0 +1,187 @@
+"""One training loop for every task, on Accelerate: resumable to the bit, on one process or several.
+
+Nothing random carries over from step to step: the order of the data derives from (seed, epoch), everything else from
+(seed, step). So a run's result does not depend on where it was interrupted, nor on what evaluation drew in between.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import random
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from srnlib.tasks import Settings, Task
+
+MOVED = 0.01  # a refiner that moves its set less than this, relative to its norm, has collapsed into a no-op
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a training is. Times are of training alone, without evaluation; core time is CPU time of all processes.
+
+    `sums` and `count` are of the logs since the last row of the history.
+    """
+
+    step: int = 0
+    core_seconds: float = 0.0
+    seconds: float = 0.0
+    history: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    sums: dict[str, float] = dataclasses.field(default_factory=dict)
+    count: int = 0
+
+
+def accelerator(device: str = "auto", precision: str = "no") -> Accelerator:
+    """The processes, device (`cpu`, `cuda`, or `auto`: cuda if there is one) and precision (`no`, `bf16`)."""
+    if device not in ("auto", "cpu", "cuda") or precision not in ("no", "bf16"):
+        raise ValueError(f"device must be auto, cpu or cuda, precision no or bf16; got {device!r} and {precision!r}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device cuda: torch sees no CUDA device here; use auto or cpu")
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # detach_init leaves some without gradient
+    cpu = device == "cpu" or not torch.cuda.is_available()
+    return Accelerator(cpu=cpu, mixed_precision=precision, kwargs_handlers=[unused])
+
+
+def learning_rate(step: int, settings: Settings) -> float:
+    """The rate of a step: linear warm-up, plateau, half-cosine cool-down, each a fraction of the whole."""
+    rise = (step + 1) / (settings.warmup * settings.steps) if settings.warmup else 1.0
+    left = (settings.steps - step) / (settings.cooldown * settings.steps) if settings.cooldown else 1.0
+    return settings.lr * min(1.0, rise) * (1 - math.cos(math.pi * min(1.0, left))) / 2
+
+
+def batch_indices(n: int, batch_size: int, seed: int, step: int) -> Tensor:
+    """Which of `n` examples a step sees, over all processes; an epoch is a permutation without its last part batch."""
+    if n < batch_size:
+        raise ValueError(f"a batch of {batch_size} needs at least as many training examples, there are {n}")
+    epoch, batch = divmod(step, n // batch_size)
+    return _permutation(n, seed, epoch)[batch * batch_size : (batch + 1) * batch_size]
+
+
+@functools.lru_cache(maxsize=1)
+def _permutation(n: int, seed: int, epoch: int) -> Tensor:
+    return torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(n))
+
+
+def seed_everything(*key: int) -> None:
+    """Seed torch, numpy and Python from a key such as (seed, step)."""
+    seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+def fit(
+    task: Task,
+    module: nn.Module,
+    settings: Settings,
+    seed: int,
+    *,
+    on: Accelerator | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    progress: Progress | None = None,
+    save: Callable[[], None] = lambda: None,
+    save_minutes: float = math.inf,
+    show: bool = True,
+) -> list[dict[str, float]]:
+    """Train a module in place.
+
+    Args:
+        task, settings, seed: What to train it for.
+        module: From `task.build`.
+        on: Where to train; `accelerator()` if not given.
+        optimizer, progress: To go on from; fresh ones if not given. Both are updated in place.
+        save: Called between two steps every `save_minutes`, and after the last one, on the main process.
+        show: Print rows, and a progress bar in a terminal.
+
+    Returns:
+        The history: rows of step, core_seconds, the logs' means since the last row, and metrics on the validation set.
+
+    Raises:
+        FloatingPointError: If the loss is not finite.
+    """
+    on = on or accelerator()
+    if settings.batch_size % on.num_processes:
+        raise ValueError(f"batch_size {settings.batch_size} must be a multiple of the {on.num_processes} processes")
+    data, p = task.dataset(settings, seed), progress or Progress()
+    optimizer = on.prepare(optimizer or new_optimizer(module, settings))
+    wrapped = on.prepare(module).train()
+    bar = tqdm(total=settings.steps, initial=p.step, unit="step", disable=None if show and on.is_main_process else True)
+    saved = time.monotonic()
+    while p.step < settings.steps:
+        wall, core = time.perf_counter(), time.process_time()
+        seed_everything(seed, p.step, on.process_index)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(p.step, settings)
+        here = batch_indices(len(data), settings.batch_size, seed, p.step)[on.process_index :: on.num_processes]
+        batch = tuple(t.to(on.device, non_blocking=True) for t in data[here])
+        with on.autocast():
+            loss, logs = task.loss(wrapped, batch, settings, p.step)
+        on.backward(loss)
+        if settings.clip is not None:
+            on.clip_grad_norm_(wrapped.parameters(), settings.clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        numbers = on.reduce(torch.stack([loss.detach().float(), *(v.detach().float() for v in logs.values())]), "mean")
+        logged = dict(zip(["loss", *logs], numbers.tolist(), strict=True))
+        if not math.isfinite(logged["loss"]):
+            raise FloatingPointError(f"the loss is {logged['loss']} at step {p.step}: lower lr, inner_lr or clip")
+        p.sums = {name: p.sums.get(name, 0.0) + value for name, value in logged.items()}
+        p.step, p.count = p.step + 1, p.count + 1
+        p.seconds += time.perf_counter() - wall
+        p.core_seconds += (time.process_time() - core) * on.num_processes
+        bar.set_postfix({name: f"{value:.3g}" for name, value in logged.items()}, refresh=False)
+        bar.update()
+        if not on.is_main_process:
+            continue
+        if p.step % settings.eval_every == 0 or p.step == settings.steps:
+            means = {name: total / p.count for name, total in p.sums.items()}
+            metrics = evaluate_module(task, module, settings, on.device, "val")
+            p.history.append({"step": p.step, "core_seconds": round(p.core_seconds, 2), **means, **metrics})
+            p.sums, p.count = {}, 0
+            if show:
+                tqdm.write(describe_row(task, p.history[-1]))
+        if p.step == settings.steps or time.monotonic() - saved >= 60 * save_minutes:
+            save()
+            saved = time.monotonic()
+    bar.close()
+    return p.history
+
+
+def new_optimizer(module: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+    """AdamW; with weight decay 0 it is Adam."""
+    return torch.optim.AdamW(module.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+
+
+def evaluate_module(
+    task: Task, module: nn.Module, settings: Settings, device: torch.device, split: str
+) -> dict[str, float]:
+    """A task's metrics of a module in eval mode; the module's own mode is put back."""
+    was_training = module.training
+    module.eval()
+    seed_everything(0)
+    with torch.no_grad():
+        metrics = task.evaluate(module, settings, device, split)
+    module.train(was_training)
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+
+def collapsed(row: dict[str, float]) -> bool:
+    """Whether a row of logs or metrics shows a refiner that does nothing (`moved` about 0)."""
+    return row.get("moved", 1.0) < MOVED
+
+
+def describe_row(task: Task, row: dict[str, float]) -> str:
+    """A row of the history as one line."""
+    line = f"step {row['step']}  {row['core_seconds'] / 60:.1f} core-min  loss {row['loss']:.4g}"
+    if "moved" in row:
+        line += f"  inner {row['inner_first']:.3g} -> {row['inner_last']:.3g}  moved {row['moved']:.3g}"
+    line += "".join(f"  {key} {row[key]:.1f}" for key in task.rows if key in row)
+    return line + ("  (COLLAPSED: the refiner does nothing; raise inner_lr)" if collapsed(row) else "")

@@ -1,0 +1,122 @@
+"""Where data live, what a record says of its making, and the tables made of records."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from srnlib import __version__
+from srnlib.tasks import PROFILES, Task
+
+
+def data_dir() -> Path:
+    """The data folder: `$SRNLIB_DATA`, else `data` in the checkout (of this package, or around the current folder).
+
+    Outside of a checkout it is `./data`.
+    """
+    if os.environ.get("SRNLIB_DATA"):
+        return Path(os.environ["SRNLIB_DATA"])
+    for folder in (*Path(__file__).resolve().parents, *(Path.cwd() / "x").parents):
+        project = folder / "pyproject.toml"
+        if project.is_file() and re.search(r'^name\s*=\s*"srnlib"', project.read_text("utf-8"), re.MULTILINE):
+            return folder / "data"
+    return Path("data")
+
+
+def environment() -> dict[str, Any]:
+    """CPU, threads, versions and commit, as every record holds them."""
+    versions = {"srnlib": __version__, "python": platform.python_version()}
+    versions |= {name: metadata.version(name) for name in ("torch", "numpy", "accelerate", "safetensors")}
+    return {"cpu": _cpu(), "threads": torch.get_num_threads(), "versions": versions, "commit": commit()}
+
+
+def commit() -> str:
+    """The checkout's commit, `+dirty` if the package's code has changed since; `unknown` outside of git."""
+    package = Path(__file__).resolve().parent
+    try:
+        call = {"cwd": package, "capture_output": True, "text": True, "check": True, "timeout": 30}
+        revision = subprocess.run(["git", "rev-parse", "HEAD"], **call).stdout.strip()
+        changed = subprocess.run(["git", "status", "--porcelain", "--", "."], **call).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return revision + ("+dirty" if changed else "")
+
+
+def _cpu() -> str:
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def load(task: str, model: str | None = None, profile: str | None = None) -> list[dict[str, Any]]:
+    """All records of a task, narrowed to a model and a profile if given, ordered by file name.
+
+    Raises:
+        ValueError: If a file is not a record.
+    """
+    records = []
+    for path in sorted((data_dir() / "results" / task).glob("*-seed*.json")):
+        try:
+            found = json.loads(path.read_bytes())
+            fits = model in (None, found["model"]) and profile in (None, found["profile"]) and bool(found["metrics"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is not a record of a run: restore it (git restore) or delete it") from error
+        if fits:
+            records.append(found)
+    return records
+
+
+def table(task: Task, profile: str = "laptop") -> str:
+    """A task's table in Markdown: a row a metric; for each model the paper's number and ours, mean ± sd over seeds."""
+    found = {model: load(task.name, model, profile) for model in task.models}
+    columns = [(model, source) for model in task.models for source in ("paper", "ours")]
+    columns = [c for c in columns if c[1] == "ours" or c[0] in task.paper]
+    counts = {"paper": lambda model: "", "ours": lambda model: f" (n={len(found[model])})"}
+    heads = [f"{model}, {source}{counts[source](model)}" for model, source in columns]
+    lines = ["| | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(columns)]
+    for key, label in task.rows.items():
+        cells = []
+        for model, source in columns:
+            numbers = [r["metrics"][key] for r in found[model] if key in r["metrics"]]
+            cells.append(mean_sd(numbers) if source == "ours" else f"{task.paper[model].get(key, '–')}")
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def mean_sd(numbers: list[float]) -> str:
+    """`81.3 ± 1.2`: mean and sample standard deviation; no deviation of a single number, a dash for none."""
+    if not numbers:
+        return "–"
+    spread = f" ± {statistics.stdev(numbers):.1f}" if len(numbers) > 1 else ""
+    return f"{statistics.fmean(numbers):.1f}{spread}"
+
+
+def profiles(task: Task) -> list[str]:
+    """Profiles of which a task has records, the plain ones first."""
+    names = {r["profile"] for r in load(task.name)}
+    return [p for p in PROFILES if p in names] + sorted(names - set(PROFILES))
+
+
+def refresh(text: str, task: Task, content: str) -> str:
+    """`text` with the block between `<!-- results:<task> -->` and `<!-- /results:<task> -->` replaced.
+
+    Raises:
+        ValueError: If the markers are not there, once each and in order.
+    """
+    start, end = f"<!-- results:{task.name} -->", f"<!-- /results:{task.name} -->"
+    before, opened, rest = text.partition(start)
+    _, closed, after = rest.partition(end)
+    if not opened or not closed or start in rest or end in after:
+        raise ValueError(f"the text needs one line {start} and, below it, one line {end}")
+    return f"{before}{start}\n{content}\n{end}{after}"

@@ -1,0 +1,108 @@
+"""What a run is: one task, model, profile and seed, with its settings, its name and the places of its files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from srnlib import results
+from srnlib.tasks import PROFILES, TASKS, Settings, Task, choose
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training run: what is trained, how, and what its files are called.
+
+    Attributes:
+        task: The task.
+        model: One of its models.
+        profile: Name of the profile, with the overrides: `laptop`, `laptop+steps=100`.
+        seed: Seed of weights, data and their order.
+        settings: The settings, overrides applied.
+        overrides: Settings that differ from the profile's.
+    """
+
+    task: Task
+    model: str
+    profile: str
+    seed: int
+    settings: Settings
+    overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, task: str | Task, model: str, profile: str = "laptop", seed: int = 0, **overrides: Any) -> Run:
+        """Look everything up by name.
+
+        Args:
+            task: A task or its name.
+            model, profile, seed: See the attributes.
+            **overrides: Settings to change; a string is read as a number, a boolean or none where the setting is one.
+
+        Raises:
+            UnknownName: If a name does not exist.
+            ValueError: If a setting's value is of the wrong type, or the seed is not in 0..999999.
+        """
+        task = TASKS[task] if isinstance(task, str) else task
+        if not 0 <= seed < 1_000_000:  # seeds from there on belong to the evaluation sets
+            raise ValueError(f"the seed must be in 0..999999, got {seed}")
+        base = task.settings(choose("profile", profile, PROFILES), choose("model", model, task.models))
+        kinds = get_type_hints(type(base))
+        changed = {name: _read(name, text, choose("setting", name, kinds)) for name, text in sorted(overrides.items())}
+        changed = {name: value for name, value in changed.items() if value != getattr(base, name)}
+        label = "+".join([profile, *(f"{name}={value}" for name, value in changed.items())])
+        settings = dataclasses.replace(base, **changed)
+        return cls(task, model, re.sub(r"[^\w.+=-]", "_", label), seed, settings, changed)
+
+    @property
+    def stem(self) -> str:
+        """Name of the run's files."""
+        return f"{self.model}-{self.profile}-seed{self.seed}"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Its weights, once finished."""
+        return results.data_dir() / "checkpoints" / self.task.name / f"{self.stem}.safetensors"
+
+    @property
+    def result(self) -> Path:
+        """Its record, once finished."""
+        return results.data_dir() / "results" / self.task.name / f"{self.stem}.json"
+
+    @property
+    def state(self) -> Path:
+        """Where it stands, until finished."""
+        return results.data_dir() / "cache" / "runs" / self.task.name / self.stem / "state.safetensors"
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The settings as JSON gives them back."""
+        return json.loads(json.dumps(dataclasses.asdict(self.settings)))
+
+    def command(self, precision: str = "no", processes: int = 1) -> str:
+        """The command that trains it."""
+        words = ["accelerate", "launch", "--num_processes", str(processes)] if processes > 1 else ["python"]
+        words += ["-m", "srnlib", "train", self.task.name, "--model", self.model]
+        words += ["--profile", self.profile.partition("+")[0], "--seed", str(self.seed)]
+        words += ["--precision", precision] if precision != "no" else []
+        return shlex.join(words + [w for name, value in self.overrides.items() for w in ("--set", f"{name}={value}")])
+
+
+def _read(name: str, value: Any, kind: Any) -> Any:
+    """`value`, or what the string spells, as `kind`."""
+    constants = {"true": True, "false": False, "none": None}
+    for read in (lambda text: constants[text.lower()], int, float, str) if isinstance(value, str) else (lambda v: v,):
+        try:
+            result = read(value)
+        except (KeyError, ValueError):
+            continue
+        if isinstance(result, bool) and kind is not bool:
+            continue
+        if isinstance(result, kind):
+            return result
+        if isinstance(result, int) and isinstance(float(result), kind):
+            return float(result)
+    raise ValueError(f"setting {name} must be {getattr(kind, '__name__', kind)}, got {value!r}")

@@ -1,0 +1,122 @@
+"""What a task must offer to be trained, recorded and tabled, and the tasks by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+PROFILES = ("smoke", "laptop", "paper")
+
+
+class UnknownName(KeyError):
+    """A task, model, profile or setting that does not exist; the message lists those that do."""
+
+    __str__ = Exception.__str__
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the training loop needs of every task; a task's own settings extend it.
+
+    Attributes:
+        steps: Length of the training, in optimiser steps.
+        batch_size: Examples a step, over all processes.
+        lr: Peak learning rate of AdamW (Adam, with `weight_decay` 0).
+        warmup: Fraction of the steps in which the rate rises linearly from 0.
+        cooldown: Fraction of the steps at the end in which it falls to 0 along a half cosine; 0 keeps it constant.
+        weight_decay: Decoupled weight decay.
+        clip: Largest norm of the gradient; None for no limit.
+        eval_every: Steps between two rows of the history.
+    """
+
+    steps: int
+    batch_size: int
+    lr: float
+    warmup: float = 0.0
+    cooldown: float = 0.0
+    weight_decay: float = 0.0
+    clip: float | None = None
+    eval_every: int = 500
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "lr", "eval_every"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)!r}")
+        if self.warmup < 0 or self.cooldown < 0 or self.warmup + self.cooldown > 1:
+            raise ValueError(f"warmup {self.warmup} and cooldown {self.cooldown} must be fractions, together at most 1")
+
+
+class Task:
+    """Where data, model and metric meet. The loop, the records and the tables know a task by this only.
+
+    Attributes:
+        name: Folder name of its checkpoints and results.
+        models: Names that `build` knows.
+        rows: Rows of its table: metric key to label.
+        paper: The paper's numbers: model to metric key to value.
+    """
+
+    name: str
+    models: tuple[str, ...]
+    rows: dict[str, str]
+    paper: dict[str, dict[str, float]]
+
+    def settings(self, profile: str, model: str) -> Settings:
+        """The settings of a profile (smoke, laptop, paper) for a model."""
+        raise NotImplementedError
+
+    def build(self, model: str, settings: Settings) -> nn.Module:
+        """A fresh module; the caller has seeded torch."""
+        raise NotImplementedError
+
+    def dataset(self, settings: Settings, seed: int) -> Any:
+        """Training data: has a length, and an index tensor gives a tuple of tensors `[B, ...]` (e.g. TensorDataset)."""
+        raise NotImplementedError
+
+    def loss(self, module: nn.Module, batch: tuple[Tensor, ...], settings: Settings, step: int):
+        """The loss, a mean over the batch, and scalars to log: `inner_first`, `inner_last`, `moved` of a refiner."""
+        raise NotImplementedError
+
+    def evaluate(self, module: nn.Module, settings: Settings, device: torch.device, split: str) -> dict[str, float]:
+        """Metrics of a module in eval mode on a fixed set, `"val"` (small) or `"test"`; neither is trained on."""
+        raise NotImplementedError
+
+    def describe(self, settings: Settings, seed: int) -> dict[str, Any]:
+        """Make the data if need be, and say what they are, for the record."""
+        raise NotImplementedError
+
+
+class _Tasks(Mapping):
+    """Tasks by name, imported when first asked for."""
+
+    def __init__(self, places: dict[str, str]):
+        self._places = places
+
+    def __getitem__(self, name: str) -> Task:
+        module, attribute = choose("task", name, self._places).split(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def choose(kind: str, name: str, known: Iterable[str]) -> Any:
+    """`known[name]` of a mapping, or `name` itself of a sequence.
+
+    Raises:
+        UnknownName: If it is not there.
+    """
+    if name not in known:
+        raise UnknownName(f"there is no {kind} {name!r}; {kind}s: {', '.join(known)}")
+    return known[name] if isinstance(known, Mapping) else name
+
+
+TASKS: Mapping[str, Task] = _Tasks({"circles": "srnlib.tasks.circles:circles"})

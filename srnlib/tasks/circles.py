@@ -1,0 +1,163 @@
+"""Circles: reconstruct images of circles through a set, and see whether its elements are the circles (section 2.2)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from srnlib import metrics
+from srnlib.data.circles import generate, masks
+from srnlib.models.image import Reconstruction, SetAutoencoder
+from srnlib.refine import SetRefiner
+from srnlib.set_encoders import SetEncoder
+from srnlib.tasks import Settings, Task
+
+EVALUATION_SEED = {"val": 1_000_000, "test": 2_000_000}  # plus the count; above every training seed
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CirclesSettings(Settings):
+    """Settings of Circles; the inner loop's are read by the SRN only.
+
+    Attributes:
+        width: Filters of the first convolution; every other layer of encoder and decoder scales with it.
+        hidden: Width of H_agg's MLP.
+        set_size, element_dim, embed_dim: N, D and E.
+        size, max_circles, max_radius: Of the images, see `srnlib.data.circles.generate`.
+        inner_steps, inner_lr, inner_momentum, grad, detach_init: See `srnlib.refine`.
+        train_images: Number of training images.
+        val_images, test_images: Number of images for each count of circles.
+    """
+
+    width: int
+    hidden: int
+    set_size: int = 16
+    element_dim: int = 10
+    embed_dim: int = 100
+    size: int = 64
+    max_circles: int = 10
+    max_radius: int = 11
+    inner_steps: int = 10
+    inner_lr: float = 4.0
+    inner_momentum: float = 0.5
+    grad: str = "unroll"
+    detach_init: bool = False
+    train_images: int = 64_000
+    val_images: int = 64
+    test_images: int = 2_000
+
+    @classmethod
+    def smoke(cls) -> CirclesSettings:
+        """Seconds, for tests: nothing is learned."""
+        model = {"width": 1, "hidden": 16, "set_size": 4, "embed_dim": 16, "inner_steps": 3, "inner_lr": 1.0}
+        images = {"size": 32, "max_circles": 3, "max_radius": 6}
+        counts = {"train_images": 256, "val_images": 8, "test_images": 16}
+        return cls(steps=40, batch_size=8, lr=1e-3, clip=10.0, eval_every=20, **model, **images, **counts)
+
+    @classmethod
+    def laptop(cls) -> CirclesSettings:
+        """One CPU core, at most three hours: 1/16 of the paper's channels."""
+        return cls(steps=36_000, batch_size=32, lr=1e-3, warmup=0.02, cooldown=0.3, clip=None, width=4, hidden=128)
+
+    @classmethod
+    def paper(cls) -> CirclesSettings:
+        """Appendix B.1, and what only the released code says (inner loop, batch); 200 epochs, on a GPU."""
+        inner = {"inner_lr": 0.1, "inner_steps": 10, "detach_init": True}
+        return cls(steps=200_000, batch_size=64, lr=3e-4, eval_every=1000, width=64, hidden=512, **inner)
+
+
+class Circles(Task):
+    """The task; models `baseline` and `srn` differ by the refiner alone."""
+
+    name = "circles"
+    models = ("baseline", "srn")
+    rows = {f"decomposed.n{n}": f"{n} circle{'s' if n > 1 else ''}: decomposed, %" for n in range(1, 6)}
+    paper = {  # Table 1
+        "baseline": {f"decomposed.n{n}": v for n, v in enumerate((45.1, 16.5, 7.8, 3.2, 1.9), 1)},
+        "srn": {f"decomposed.n{n}": v for n, v in enumerate((95.8, 88.7, 79.9, 72.7, 65.2), 1)},
+    }
+
+    def settings(self, profile: str, model: str) -> CirclesSettings:
+        return getattr(CirclesSettings, profile)()
+
+    def build(self, model: str, settings: CirclesSettings) -> nn.Module:
+        refiner = None
+        if model == "srn":
+            refiner = SetRefiner(
+                SetEncoder(settings.element_dim, settings.embed_dim, hidden=settings.hidden),
+                steps=settings.inner_steps,
+                inner_lr=settings.inner_lr,
+                momentum=settings.inner_momentum,
+                grad=settings.grad,
+                detach_init=settings.detach_init,
+            )
+        shape = (settings.width, settings.set_size, settings.element_dim, settings.size)
+        return SetAutoencoder(*shape, refiner=refiner, embed_dim=settings.embed_dim)
+
+    def dataset(self, settings: CirclesSettings, seed: int) -> TensorDataset:
+        """Images uint8 `[train_images, 3, size, size]`."""
+        return TensorDataset(torch.from_numpy(generate(settings.train_images, seed, **_kind(settings))[0]))
+
+    def loss(self, module, batch, settings, step) -> tuple[Tensor, dict[str, Tensor]]:
+        """Squared error of an image, summed over pixels and channels; mean over the batch."""
+        X = batch[0].float() / 255
+        out = module(X)
+        return (out.image - X).square().flatten(1).sum(dim=1).mean(), {n: v.mean() for n, v in refinement(out).items()}
+
+    def evaluate(self, module, settings, device, split) -> dict[str, float]:
+        """For each count of circles n, in percent: `decomposed.n`, `matched_iou.n`, `ari_fg.n` (from two circles on).
+
+        Over all images: `recon.mse`, a pixel's squared error; of a refiner `inner.first`, `inner.last`, `moved`.
+        """
+        scores: dict[str, list[Tensor]] = {}
+        for n in range(1, settings.max_circles + 1):
+            for images, true, counts in evaluation_batches(settings, n, split):
+                X, true, counts = (images.to(device).float() / 255, true.to(device), counts.to(device))
+                out = module(X)
+                shares = out.elements.float().clamp(0, 1)
+                found = {
+                    f"decomposed.n{n}": 100 * metrics.decomposed(shares, counts).float(),
+                    f"matched_iou.n{n}": 100 * metrics.matched_iou(shares, true, counts),
+                    "recon.mse": (out.image - X).square().flatten(1).mean(dim=1),
+                }
+                found |= {f"ari_fg.n{n}": 100 * metrics.foreground_ari(shares, true)} if n > 1 else {}
+                found |= {name.replace("_", "."): v for name, v in refinement(out).items()}
+                for name, values in found.items():
+                    scores.setdefault(name, []).append(values.float().cpu())
+        return {name: float(torch.cat(values).mean()) for name, values in scores.items()}
+
+    def describe(self, settings: CirclesSettings, seed: int) -> dict[str, Any]:
+        """How the images are made; nothing is cached, since drawing them anew takes seconds."""
+        sets = {"train": f"{settings.train_images} images, seed {seed}"}
+        for split, first in EVALUATION_SEED.items():
+            sets[split] = f"{getattr(settings, f'{split}_images')} images of each count n, seed {first} + n"
+        return {"generator": "srnlib.data.circles.generate", **_kind(settings), **sets}
+
+
+def refinement(out: Reconstruction) -> dict[str, Tensor]:
+    """What a refiner did to each set `[B]`: inner loss before and after, ||S - S0|| / ||S0||; empty without one."""
+    if out.trace is None:
+        return {}
+    moved = (out.S - out.S0).detach().flatten(1).norm(dim=1) / out.S0.detach().flatten(1).norm(dim=1)
+    return {"inner_first": out.trace.inner_loss[0], "inner_last": out.trace.inner_loss[-1], "moved": moved}
+
+
+def evaluation_batches(settings: CirclesSettings, n: int, split: str, size: int = 100) -> Iterator[tuple[Tensor, ...]]:
+    """Batches of the fixed images of `n` circles: images uint8, masks bool `[B, max_circles, size, size]`, counts."""
+    total = getattr(settings, f"{split}_images")
+    images, circles, counts = generate(total, EVALUATION_SEED[split] + n, count=n, **_kind(settings))
+    for at in range(0, total, size):
+        part = slice(at, at + size)
+        yield tuple(map(torch.as_tensor, (images[part], masks(circles[part], settings.size), counts[part])))
+
+
+def _kind(settings: CirclesSettings) -> dict[str, int]:
+    return {name: getattr(settings, name) for name in ("size", "max_circles", "max_radius")}
+
+
+circles = Circles()

@@ -1,0 +1,181 @@
+"""Train a run from wherever it stands to its checkpoint and record; load and evaluate what was trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from srnlib import checkpoints, loop, results
+from srnlib.runs import Run
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on as asked; the message says what to do."""
+
+
+def train(
+    run: Run,
+    *,
+    device: str = "auto",
+    precision: str = "no",
+    save_minutes: float = 3.0,
+    force: bool = False,
+    show: bool = True,
+) -> dict[str, Any]:
+    """Train a run to its end from wherever it stands, evaluate it, and write checkpoint and record.
+
+    Killed at any moment, the same call goes on from the last state saved, and on a CPU ends with the same bits as if it
+    had never been interrupted. A finished run is left alone.
+
+    Args:
+        run: What to train.
+        device, precision: See `srnlib.loop.accelerator`.
+        save_minutes: Time between two saved states.
+        force: Start again, whatever there is.
+        show: Print progress.
+
+    Returns:
+        The record, on the main process; elsewhere an empty dictionary.
+
+    Raises:
+        RunError: If what is there was trained with other settings, precision or number of processes.
+        CheckpointError: If what is there is damaged.
+    """
+    on = loop.accelerator(device, precision)
+    if run.result.exists() and not force:
+        return _finished(run, show and on.is_main_process)
+    loop.seed_everything(run.seed)
+    module = run.task.build(run.model, run.settings)
+    optimizer, progress = loop.new_optimizer(module, run.settings), loop.Progress()
+    identity = {"config": run.config, "precision": precision, "processes": on.num_processes}
+    if run.state.exists() and not force:
+        progress = _restore(run, identity, module, optimizer)
+        if show and on.is_main_process:
+            print(f"{run.task.name} {run.stem}: going on from step {progress.step} of {run.settings.steps}")
+    on.wait_for_everyone()  # all have looked at the files before the main process changes one
+    if force and on.is_main_process:
+        run.result.unlink(missing_ok=True)
+        run.state.unlink(missing_ok=True)
+
+    def save() -> None:
+        tensors = {f"model.{name}": t for name, t in module.state_dict().items()}
+        for i, parameter in enumerate(optimizer.param_groups[0]["params"]):
+            tensors |= {f"optimizer.{i}.{name}": t for name, t in optimizer.state.get(parameter, {}).items()}
+        checkpoints.save_state(run.state, tensors, {**identity, "progress": dataclasses.asdict(progress)})
+
+    loop.fit(
+        run.task, module, run.settings, run.seed,
+        on=on, optimizer=optimizer, progress=progress, save=save, save_minutes=save_minutes, show=show,
+    )  # fmt: skip
+    return _finish(run, module, progress, on, identity) if on.is_main_process else {}
+
+
+def load_module(run: Run, device: str | torch.device = "cpu") -> nn.Module:
+    """The trained module of a run in eval mode, built with the settings it was trained with.
+
+    Raises:
+        CheckpointError: If there is no such checkpoint, or it is damaged or not of this model.
+    """
+    _, meta = checkpoints.load(run.checkpoint)
+    try:
+        settings = dataclasses.replace(run.settings, **meta["config"])
+    except (KeyError, TypeError) as error:
+        raise checkpoints.CheckpointError(f"{run.checkpoint} has settings unknown to this version: {error}") from error
+    module = run.task.build(run.model, settings)
+    checkpoints.load_into(module, run.checkpoint)
+    return module.to(device).eval()
+
+
+def evaluate(run: Run, *, device: str = "auto", write: bool = False) -> dict[str, float]:
+    """Evaluate a run's checkpoint on the test set.
+
+    Args:
+        run: A finished run.
+        device: See `srnlib.loop.accelerator`.
+        write: Put the metrics into the run's record.
+
+    Raises:
+        CheckpointError: As `load_module`.
+        RunError: If `write` is asked for and the run has no record.
+    """
+    if write and not run.result.exists():
+        raise RunError(f"{run.result} does not exist: train the run first ({run.command()})")
+    where = loop.accelerator(device).device
+    module, started = load_module(run, where), time.perf_counter()
+    metrics = loop.evaluate_module(run.task, module, run.settings, where, "test")
+    if write:
+        known = json.loads(run.result.read_bytes())
+        kept = {"collapsed": known["metrics"]["collapsed"]} if "collapsed" in known["metrics"] else {}
+        spent = round(time.perf_counter() - started, 2)
+        checkpoints.write_json(run.result, known | {"metrics": metrics | kept, "eval_seconds": spent})
+    return metrics
+
+
+def _finished(run: Run, show: bool) -> dict[str, Any]:
+    known = json.loads(run.result.read_bytes())
+    _same(run.result, known["config"], run.config)
+    _, meta = checkpoints.load(run.checkpoint)
+    if meta["sha256"] != known["checkpoint_sha256"]:
+        raise RunError(f"{run.result} and {run.checkpoint} are not of the same training: restore both, or use --force")
+    if show:
+        print(f"{run.task.name} {run.stem} is trained already ({run.result}); --force trains it again")
+    return known
+
+
+def _restore(run: Run, identity: dict[str, Any], module: nn.Module, optimizer) -> loop.Progress:
+    """Put the saved state into module and optimizer, and return how far it is."""
+    tensors, meta = checkpoints.load_state(run.state)
+    _same(run.state, meta["config"] | {k: meta[k] for k in ("precision", "processes")}, run.config | identity)
+    module.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
+    for i, parameter in enumerate(optimizer.param_groups[0]["params"]):
+        for name in [n for n in tensors if n.startswith(f"optimizer.{i}.")]:
+            value = tensors[name]
+            like = torch.empty_like(parameter) if value.shape == parameter.shape else torch.empty_like(value)
+            optimizer.state[parameter][name.split(".", 2)[2]] = like.copy_(value).detach()
+    return loop.Progress(**meta["progress"])
+
+
+def _same(path: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
+    """Refuse what is there if it was made otherwise."""
+    names = [name for name in sorted(there.keys() | here.keys()) if name != "config"]
+    changed = [f"{n} {there.get(n)!r} there, {here.get(n)!r} now" for n in names if there.get(n) != here.get(n)]
+    if changed:
+        raise RunError(
+            f"{path} is of a run with another configuration ({'; '.join(changed)}). "
+            "Go back to that configuration, or start again with --force, which discards it"
+        )
+
+
+def _finish(run: Run, module: nn.Module, progress: loop.Progress, on, identity: dict[str, Any]) -> dict[str, Any]:
+    """Checkpoint, test, record; the state goes last, so that a kill in between costs nothing."""
+    made = results.environment()
+    meta = {"task": run.task.name, "model": run.model, "profile": run.profile, "seed": run.seed, "config": run.config}
+    origin = {"step": progress.step, "srnlib": made["versions"]["srnlib"], "commit": made["commit"]}
+    digest = checkpoints.save(module, run.checkpoint, meta | origin)
+    started = time.perf_counter()
+    metrics = loop.evaluate_module(run.task, module, run.settings, on.device, "test")
+    seconds = time.perf_counter() - started
+    last = progress.history[-1]
+    metrics |= {"collapsed": float(loop.collapsed(last))} if "moved" in last else {}
+    record = meta | {
+        "metrics": metrics,
+        "history": progress.history,
+        "train_seconds": round(progress.seconds, 2),
+        "eval_seconds": round(seconds, 2),
+        "device": on.device.type,
+        **made,
+        "command": run.command(identity["precision"], identity["processes"]),
+        "checkpoint": run.checkpoint.relative_to(results.data_dir()).as_posix(),
+        "checkpoint_sha256": digest,
+        "data": run.task.describe(run.settings, run.seed),
+    }
+    checkpoints.write_json(run.result, record)
+    shutil.rmtree(run.state.parent)
+    return record

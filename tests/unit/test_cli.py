@@ -1,0 +1,88 @@
+"""The command line: what it prints, refuses and returns."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from srnlib.cli import app
+from srnlib.runs import Run
+from srnlib.tasks import UnknownName
+
+TINY = ["--profile", "smoke", "--set", "steps=2", "--set", "test_images=2", "--set", "val_images=2"]
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch):
+    monkeypatch.setenv("SRNLIB_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("COLUMNS", "200")
+    return lambda *arguments: CliRunner().invoke(app, list(arguments))
+
+
+def test_help_names_every_command(cli):
+    text = cli("--help").output
+    assert all(command in text for command in ("train", "evaluate", "tables", "data", "list"))
+    text = cli("train", "--help").output
+    assert all(option in text for option in ("--model", "--profile", "--seed", "--set", "--force"))
+
+
+@pytest.mark.parametrize(
+    "arguments, named",
+    [
+        (["circels"], "circles"),
+        (["circles", "--model", "sn"], "baseline, srn"),
+        (["circles", "--profile", "tiny"], "smoke, laptop, paper"),
+        (["circles", "--set", "step=3"], "batch_size"),
+        (["circles", "--set", "steps=many"], "steps must be int"),
+        (["circles", "--set", "steps"], "NAME=VALUE"),
+        (["circles", "--set", "lr=-1"], "lr must be positive"),
+        (["circles", "--seed", "-1"], "seed must be in"),
+    ],
+)
+def test_wrong_names_list_the_right_ones_and_exit_2(cli, arguments, named):
+    done = cli("train", *arguments)
+    assert done.exit_code == 2 and named in done.output
+
+
+def test_train_evaluate_list_tables_write(cli, tmp_path):
+    assert "under way" not in cli("list").output
+    first = cli("train", "circles", *TINY)
+    assert first.exit_code == 0 and "decomposed.n1" in first.output
+    assert "trained already" in cli("train", "circles", *TINY).output
+    assert "recon.mse" in cli("evaluate", "circles", *TINY).output
+    stem = "srn-smoke+steps=2+test_images=2+val_images=2-seed0"
+    assert f"trained   {stem}" in cli("list").output
+    record = json.loads((tmp_path / "data" / "results" / "circles" / f"{stem}.json").read_bytes())
+    assert record["config"]["steps"] == 2 and "--set steps=2" in record["command"]
+    assert "95.8" in cli("tables").output and "srn, ours (n=1)" in cli("tables").output
+
+
+def test_tables_refreshes_the_readme(cli, tmp_path):
+    readme = tmp_path / "README.md"
+    assert cli("tables", "--write").exit_code == 1
+    readme.write_text("no markers")
+    done = cli("tables", "--write")
+    assert done.exit_code == 1 and "<!-- results:circles -->" in done.output
+    readme.write_text("<!-- results:circles -->\n<!-- /results:circles -->\n")
+    assert cli("tables", "--write").exit_code == 0 and "| 5 circles" in readme.read_text()
+
+
+def test_refusals_exit_1_with_a_message(cli):
+    done = cli("evaluate", "circles", "--seed", "5")
+    assert done.exit_code == 1 and "srn-laptop-seed5.safetensors is missing" in done.output
+
+
+def test_data_describes(cli):
+    assert json.loads(cli("data", "circles", "--profile", "smoke").output)["train"] == "256 images, seed 0"
+
+
+def test_overrides_are_read_by_type_and_name_the_run():
+    run = Run.of("circles", "srn", "smoke", 3, lr="1", detach_init="true", clip="none", grad="truncate:2", steps="40")
+    assert run.overrides == {"lr": 1.0, "detach_init": True, "clip": None, "grad": "truncate:2"}
+    assert run.stem == "srn-smoke+clip=None+detach_init=True+grad=truncate_2+lr=1.0-seed3"
+    assert Run.of("circles", "srn", "smoke", lr=0.001).profile == "smoke"
+    for bad in ({"steps": "1.5"}, {"steps": "true"}, {"lr": "fast"}, {"detach_init": "1"}, {"steps": "none"}):
+        with pytest.raises(ValueError, match=f"setting {[*bad][0]} must be"):
+            Run.of("circles", "srn", "smoke", **bad)
+    with pytest.raises(UnknownName, match="there is no setting 'stepz'"):
+        Run.of("circles", "srn", "smoke", stepz=1)

@@ -1,0 +1,243 @@
+"""The loop and a run's life: schedule, order, resuming to the bit, killing, several processes."""
+
+import dataclasses
+import json
+import math
+import os
+import random
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from srnlib import loop, train
+from srnlib.checkpoints import CheckpointError, load_state, save_state
+from srnlib.runs import Run
+from srnlib.tasks.circles import Circles, CirclesSettings
+from srnlib.train import RunError
+
+ROOT = Path(__file__).resolve().parents[2]
+SHORT = {"steps": 12, "eval_every": 5, "train_images": 40, "val_images": 2, "test_images": 2}
+
+
+@pytest.fixture(autouse=True)
+def one_thread_and_own_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("SRNLIB_DATA", str(tmp_path / "data"))
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def environment(folder: Path) -> dict[str, str]:
+    return os.environ | {"SRNLIB_DATA": str(folder), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def what_counts(record: dict) -> dict:
+    """A record without times."""
+    history = [{k: v for k, v in row.items() if k != "core_seconds"} for row in record["history"]]
+    return {k: record[k] for k in ("config", "metrics", "checkpoint_sha256")} | {"history": history}
+
+
+class Interrupted(Exception):
+    pass
+
+
+class Fragile(Circles):
+    """Circles that breaks off at a step, once; every step also draws, to prove that draws resume too."""
+
+    def __init__(self, at: int | None = None):
+        self.at = at
+
+    def loss(self, module, batch, settings, step):
+        if step == self.at:
+            self.at = None
+            raise Interrupted
+        loss, logs = super().loss(module, batch, settings, step)
+        return loss * (1 + 0.1 * torch.rand(())), logs | {"drawn": torch.tensor(random.random())}
+
+
+def test_learning_rate_rises_stays_and_falls():
+    settings = CirclesSettings(steps=100, batch_size=1, lr=2.0, warmup=0.1, cooldown=0.5, width=1, hidden=1)
+    rates = [loop.learning_rate(step, settings) for step in range(100)]
+    assert rates[0] == pytest.approx(0.2) and rates[9:50] == pytest.approx([2.0] * 41)
+    assert rates[75] == pytest.approx(1.0) and 0 < rates[99] < 0.01 and rates[50:] == sorted(rates[50:], reverse=True)
+    constant = dataclasses.replace(settings, warmup=0.0, cooldown=0.0)
+    assert {loop.learning_rate(step, constant) for step in range(100)} == {2.0}
+
+
+def test_an_epoch_sees_each_example_once_and_epochs_differ():
+    epochs = [torch.cat([loop.batch_indices(10, 5, 3, step) for step in (e, e + 1)]).tolist() for e in (0, 2)]
+    assert all(sorted(e) == list(range(10)) for e in epochs) and epochs[0] != epochs[1]
+    assert not torch.equal(loop.batch_indices(10, 5, 3, 0), loop.batch_indices(10, 5, 4, 0))
+    with pytest.raises(ValueError, match="batch of 11 needs"):
+        loop.batch_indices(10, 11, 0, 0)
+
+
+@pytest.mark.parametrize("model", ["baseline", "srn"])
+def test_loss_falls_and_the_record_is_complete(model):
+    record = train.train(Run.of("circles", model, "smoke", steps=60, lr=0.02), show=False)
+    assert record["history"][-1]["loss"] < 0.8 * record["history"][0]["loss"]
+    design = "task model profile seed config metrics history train_seconds eval_seconds device cpu threads versions"
+    assert set(record) >= {*design.split(), "commit", "command", "checkpoint", "checkpoint_sha256", "data"}
+    assert ("moved" in record["metrics"]) == ("collapsed" in record["metrics"]) == (model == "srn")
+    assert all(math.isfinite(v) for v in record["metrics"].values())
+    assert {"decomposed.n1", "matched_iou.n3", "ari_fg.n2", "recon.mse"} <= set(record["metrics"])
+    assert str(ROOT) not in json.dumps(record)
+
+
+@pytest.mark.parametrize("at", [1, 5, 7])
+def test_resumes_to_the_bit(at):
+    whole = train.train(Run.of(Fragile(), "srn", "smoke", seed=1, **SHORT), show=False)
+    run = Run.of(Fragile(at), "srn", "smoke", seed=1, **SHORT)
+    run.result.unlink()
+    with pytest.raises(Interrupted):
+        train.train(run, save_minutes=0, show=False)
+    assert load_state(run.state)[1]["progress"]["step"] == at
+    assert what_counts(train.train(run, show=False)) == what_counts(whole)
+    assert not run.state.parent.exists()
+
+
+def test_evaluating_more_often_changes_nothing_else():
+    sparse = train.train(Run.of(Fragile(), "srn", "smoke", **SHORT), show=False)
+    often = train.train(Run.of(Fragile(), "srn", "smoke", **SHORT | {"eval_every": 1}), show=False)
+    assert sparse["checkpoint_sha256"] == often["checkpoint_sha256"]
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_ends_with_the_same_bits(tmp_path, monkeypatch):
+    run = Run.of("circles", "srn", "smoke", steps=100)
+    whole = train.train(run, show=False)
+    monkeypatch.setenv("SRNLIB_DATA", str(tmp_path / "killed"))
+    command = [sys.executable, "-m", "srnlib", "train", "circles", "--profile", "smoke", "--set", "steps=100"]
+    seen = []
+    for _ in range(2):
+        before = run.state.stat().st_mtime_ns if run.state.exists() else 0
+        process = subprocess.Popen(
+            [*command, "--threads", "1", "--save-minutes", "0"], env=environment(tmp_path / "killed"), cwd=tmp_path
+        )
+        while not run.state.exists() or run.state.stat().st_mtime_ns == before:
+            assert process.poll() is None, "the run ended before it saved a state"
+            time.sleep(0.01)
+        time.sleep(random.uniform(0, 0.3))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        seen.append(load_state(run.state)[1]["progress"]["step"])
+    assert 0 < seen[0] < seen[1] < 100
+    assert what_counts(train.train(run, show=False)) == what_counts(whole)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_losses_of_one(tmp_path):
+    script = ROOT / "tests" / "unit" / "two_processes.py"
+    alone = runpy.run_path(str(script))["main"]()
+    found = [alone, json.loads(_run([*_torchrun(), str(script)], tmp_path).splitlines()[-1])]
+    assert [f["processes"] for f in found] == [1, 2]
+    for kind in ("attached", "detached"):
+        assert len(found[0][kind]) == 10 and len(set(found[0][kind])) == 10
+        assert found[1][kind] == pytest.approx(found[0][kind], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_train_circles_to_the_end(tmp_path):
+    _run([*_torchrun(), "-m", "srnlib", "train", "circles", "--profile", "smoke", "--set", "steps=8"], tmp_path)
+    [result] = (tmp_path / "data" / "results" / "circles").iterdir()
+    record = json.loads(result.read_bytes())
+    assert record["command"].startswith("accelerate launch --num_processes 2") and record["history"][-1]["step"] == 8
+
+
+def _torchrun() -> list[str]:
+    return ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+
+
+def _run(arguments: list[str], folder: Path) -> str:
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, env=environment(folder / "data"), cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_a_finished_run_is_left_alone_and_force_starts_again(capsys):
+    run = Run.of("circles", "baseline", "smoke", **SHORT)
+    first = train.train(run, show=False)
+    written = run.result.stat().st_mtime_ns
+    assert train.train(run) == first and "trained already" in capsys.readouterr().out
+    assert run.result.stat().st_mtime_ns == written
+    again = train.train(run, force=True, show=False)
+    assert run.result.stat().st_mtime_ns > written and what_counts(again) == what_counts(first)
+
+
+def test_another_configuration_is_refused_by_name():
+    run = Run.of(Fragile(6), "srn", "smoke", **SHORT)
+    with pytest.raises(Interrupted):
+        train.train(run, save_minutes=0, show=False)
+    other = dataclasses.replace(run, settings=dataclasses.replace(run.settings, lr=0.5))
+    with pytest.raises(RunError, match=r"state\.safetensors .*lr 0\.001 there, 0\.5 now.*--force"):
+        train.train(other, show=False)
+    tensors, meta = load_state(run.state)
+    save_state(run.state, tensors, meta | {"processes": 2})
+    with pytest.raises(RunError, match="processes 2 there, 1 now"):
+        train.train(run, show=False)
+    save_state(run.state, tensors, meta)
+    train.train(run, show=False)
+    with pytest.raises(RunError, match=r"seed0\.json .*lr"):
+        train.train(other, show=False)
+
+
+def test_a_damaged_state_is_refused_by_name():
+    run = Run.of(Fragile(6), "srn", "smoke", **SHORT)
+    with pytest.raises(Interrupted):
+        train.train(run, save_minutes=0, show=False)
+    run.state.write_bytes(run.state.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"state\.safetensors .*--force"):
+        train.train(run, show=False)
+    assert train.train(run, force=True, show=False)["history"][-1]["step"] == 12
+
+
+def test_load_module_and_evaluate_give_the_recorded_metrics():
+    run = Run.of("circles", "srn", "smoke", **SHORT)
+    record = train.train(run, show=False)
+    assert not train.load_module(run).training
+    metrics = train.evaluate(run, write=True)
+    assert metrics == {k: v for k, v in record["metrics"].items() if k != "collapsed"}
+    assert json.loads(run.result.read_bytes())["metrics"] == record["metrics"]
+
+
+def test_a_collapsed_refiner_is_flagged(capsys):
+    record = train.train(Run.of("circles", "srn", "smoke", **SHORT, inner_lr=1e-6))
+    assert record["metrics"]["collapsed"] == 1.0 and "COLLAPSED" in capsys.readouterr().out
+
+
+class Diverging(Circles):
+    def loss(self, module, batch, settings, step):
+        loss, logs = super().loss(module, batch, settings, step)
+        return loss * (math.inf if step == 2 else 1), logs
+
+
+def test_a_loss_that_is_not_finite_ends_the_run():
+    with pytest.raises(FloatingPointError, match="loss is inf at step 2"):
+        train.train(Run.of(Diverging(), "baseline", "smoke", **SHORT), show=False)
+
+
+def test_bad_devices_and_batches_are_refused():
+    with pytest.raises(ValueError, match="device must be auto, cpu or cuda"):
+        loop.accelerator("tpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="no CUDA device"):
+            loop.accelerator("cuda")
+    with pytest.raises(ValueError, match="batch of 100 needs"):
+        train.train(Run.of("circles", "baseline", "smoke", **SHORT, batch_size=100), show=False)
+
+
+def test_fit_trains_in_place_without_files(tmp_path):
+    run = Run.of("circles", "baseline", "smoke", **SHORT)
+    module = run.task.build(run.model, run.settings)
+    before = module.decoder.project.weight.clone()
+    assert [row["step"] for row in loop.fit(run.task, module, run.settings, 0, show=False)] == [5, 10, 12]
+    assert not torch.equal(before, module.decoder.project.weight)
+    assert not (tmp_path / "data").exists()
