@@ -71,12 +71,13 @@ torch.manual_seed(0)
 SLOT = element_colours(2)  # one colour for each row of a list of two
 print("torch", torch.__version__, "| everything here runs on the CPU")
 
+
 # %% [markdown]
 # ## 1. The theorem
 #
 # A scene holds a *set* of objects: nothing says which one is first. A network's output is a *list*: row 1, row 2, and
 # so on. The paper asks what it takes to turn one into the other. $g$ makes the input (an image, say) from the set,
-# continuously $h$ is the perceptual stage, which reads the input and lists the objects.
+# continuously; $h$ is the perceptual stage, which reads the input and lists the objects.
 #
 # > "Let $n, d \ge 2$ and $h: \mathcal{X} \to \mathbb{R}^{n \times d}$. If for every
 # > $V = \{v_1, \ldots, v_n\} \in \mathcal{S}_n^d$, there exists a permutation $\sigma$ such that
@@ -140,6 +141,7 @@ for ax, degrees in zip(axes, (0, 45, 90, 135, 180), strict=True):
 fig.suptitle("The input while the pair turns: the first and the last are the same picture", fontsize=12)
 plt.show()
 
+
 # %% [markdown]
 # ## 2. The proof, in four steps
 #
@@ -188,6 +190,7 @@ ax.set_title("A continuous list: row 1 ends where row 2 began, at the same input
 ax.legend()
 plt.show()
 
+
 # %% [markdown]
 # A map that *is* exact must therefore jump, and a map that does not jump must be wrong. Three rules for listing the
 # pair: two that sort, and one that is continuous (put both rows in the middle).
@@ -216,6 +219,7 @@ for ax, (name, rule) in zip(axes, rules.items(), strict=True):
     assert torch.isclose(a[0], -a[-1], atol=1e-12)  # true of any rule
 axes[0].set(ylabel="alignment with (v, -v)", yticks=[-1, 0, 1])
 plt.show()
+
 
 # %% [markdown]
 # ## 3. How wrong must a continuous list be?
@@ -261,6 +265,7 @@ for _ in range(100):  # 100 random continuous functions of the picture
     worst.append(squared_error(read(pair(at)), pair(at)).sqrt().item())
 print("error at the break, 100 random networks: at least 1?", min(worst) >= 1 - 1e-9)
 assert min(worst) >= 1 - 1e-9
+
 
 # %% [markdown]
 # ## 4. Other curves, other data, more objects
@@ -323,8 +328,9 @@ plt.show()
 # ## 5. Larger networks break too, more steeply
 #
 # Now train. An MLP reads the picture (64 numbers) and writes two points. The loss is blind to order (`squared_error`:
-# the better of the two matchings, the Hungarian loss for two points), so no order is asked for. Training and test data
-# are the same half turn: nothing is left to generalise. Nine sizes, three seeds each (trained side by side as a batch).
+# the better of the two matchings, the Hungarian loss for two points), so no order is asked for. (The Chamfer loss is
+# blind to order too; exercise 3 says what the theorem means for it.) Training and test data are the same half turn:
+# nothing is left to generalise. Nine sizes, three seeds each (trained side by side as a batch).
 
 # %%
 fine = torch.linspace(0, math.pi, 7201, dtype=torch.float64)
@@ -357,9 +363,10 @@ def train(model, sample, read, steps, lr):
         optimiser.step(), schedule.step(), optimiser.zero_grad()
     return model.double().eval().requires_grad_(False)  # double: the bisection needs the digits
 
+
 # %%
 nets, study = {}, []
-for depth, width in ((depth, width) for depth in (1, 2, 3) for width in (8, 24, 72)):
+for depth, width in [(depth, width) for depth in (1, 2, 3) for width in (8, 24, 72)]:
     net = nets[depth, width] = MLPs(width, depth)
     train(net, lambda: pair(math.pi * torch.rand(96)), lambda S, net=net: net(g(S)), 500, 6e-3)
     L = net(g(pair(fine)))
@@ -416,8 +423,8 @@ plt.show()
 
 # %% [markdown]
 # Points well above the line have a second, smaller failure elsewhere. A narrow break looks harmless: few inputs fall
-# into it. But each of them is wrong by a whole radius, a tiny change of the picture there changes the list completely,
-# and whatever reasons on the list afterwards meets both.
+# into it. But at its tip the list is wrong by a whole radius, and around it a tiny change of the picture changes the
+# list completely. Whatever reasons on the list afterwards meets both.
 #
 # ## 6. A convolutional encoder on circles
 #
@@ -484,6 +491,7 @@ worst = squared_error(read(turning(at)), turning(at)).sqrt().item()
 print(f"one pair turned: error {worst:.2f} px at {math.degrees(at.item()):.2f}°")
 assert worst >= REACH - 1e-4 and error.median() < 2  # bound met, and yet the task is learned
 
+
 # %% [markdown]
 # Which row is *responsible* for which circle? Share each circle among the rows by how near they are (a softmax of
 # squared distances), and paint it in the rows' colours. This is what the paper's figure 1(a) and appendix B.3 show for
@@ -516,7 +524,7 @@ for column, offset in zip(axes.T, (-12, -3, -1, 0, 1, 3, 12), strict=True):
     paint(column[1], angle)
 axes[0, 0].set_ylabel("input")
 axes[1, 0].set_ylabel("listed")
-fig.suptitle("Two degrees of turn, hardly visible in the input, and the rows have changed circles", fontsize=12)
+fig.suptitle("Two degrees of turn, and the rows have changed circles", fontsize=12)
 plt.show()
 
 # %%
@@ -537,7 +545,7 @@ assert first != last and swaps % 2 == 1
 plt.show()
 
 # %%
-# Run the notebook and drag the slider: the same picture at any angle. (The figures above say the same without it.)
+# Run the notebook, then drag: the same picture at any angle. (The figures above say it without.)
 import ipywidgets
 
 
@@ -555,9 +563,10 @@ slider = ipywidgets.FloatSlider(start, min=0, max=180, step=0.2, description="th
 _ = ipywidgets.interact(show, degrees=slider)
 
 # %% [markdown]
-# One break on one circle of turns. But *every* such circle crosses one: of any reach, about any midpoint. The breaks
-# join into seams. Fix the midpoint and place circle A anywhere around it (circle B opposite): the map of errors is cut
-# from the inside to the outside, and, since A and B are the same green circle, it is the same after half a turn.
+# These are the breaks on one circle of turns. But *every* such circle, of any reach and about any midpoint, has an odd
+# number of them. They join into seams. Fix the midpoint and place circle A anywhere around it (circle B opposite): the
+# map of errors is cut from the inside to the outside, and, since A and B are the same green circle, it is the same
+# after half a turn.
 
 # %%
 line = torch.linspace(5, 26, 106, dtype=torch.float64)
@@ -598,8 +607,8 @@ left.set(xlabel="s", ylabel="energy", ylim=(-0.6, 2.3), title="The energy change
 left.legend(loc="upper center")
 right.plot(tilt, s[where], ".", color="crimson", ms=3, label="where the minimum is")
 right.plot(tilt, lowest, color="black", label="how low it is")
-right.set(xlabel="tilt", title="... and its minimiser jumps")
-right.legend(loc="upper right")
+right.set(xlabel="tilt", ylim=(-1.3, 2.2), title="... and its minimiser jumps")
+right.legend(loc="upper center")
 print("largest change from one tilt to the next:")
 print("lowest energy", round(lowest.diff().abs().max().item(), 3))
 print("its place    ", round(s[where].diff().abs().max().item(), 1))
@@ -640,8 +649,8 @@ plt.show()
 # Be careful what this says. A *fixed number* of gradient steps is a composition of continuous maps, so the theorem
 # holds for it, and the bound is met. But two solutions are separated by a ridge of the energy, and from there every
 # step multiplies small differences: steepness grows *exponentially with the number of steps*, at no cost in parameters.
-# An MLP has to build it from its weights: compare the slopes in section 5. The exact minimiser, the limit of many
-# steps, really jumps.
+# An MLP has to build it from its weights: compare the slopes in section 5. Only the limit of ever more steps really
+# jumps.
 #
 # ## Summary and takeaways
 # - A set has no first element. Turn two points by half a turn: the set returns, a continuous list of it comes back

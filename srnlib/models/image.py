@@ -8,15 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from srnlib.refine import SetRefiner, Trace
-from srnlib.set_encoders import SetEncoder
 
 
 class Reconstruction(NamedTuple):
     """What a forward pass gives.
 
     Attributes:
-        image: Prediction `[B, 3, H, W]` in 0..1.
-        elements: Each element's share of it `[B, N, 3, H, W]`; their sum over N is `image`.
+        image: Prediction `[B, 3, H, W]` in 0..1, or its patches `[B, K, 48]` if only some cells were asked for.
+        elements: Each element's share of it, `[B, N, ...]`; their sum over N is `image`.
         S: The set that was decoded `[B, N, D]`.
         S0: The set that G proposed `[B, N, D]`.
         trace: The inner loop's trace; None for a baseline.
@@ -45,7 +44,7 @@ class ImageEncoder(nn.Module):
         side = size // 32
         features = 8 * width * side * side
         if size not in (32, 64, 128) or features % set_size:
-            raise ValueError(f"size must be 32, 64 or 128 (got {size}) and set_size {set_size} divide {features} features")
+            raise ValueError(f"size must be 32, 64 or 128, got {size}; set_size {set_size} must divide {features}")
         stack, inputs = [], 3
         for i, (factor, stride) in enumerate(zip((1, 2, 4, 8), (2, 2, 2, 4), strict=True)):
             stack.append(nn.Conv2d(inputs, factor * width, 4, stride, 1, bias=False))
@@ -125,10 +124,11 @@ class SetAutoencoder(nn.Module):
     """Image -> set -> image: the Circles and CLEVR models. With a refiner it is the SRN model, without the baseline.
 
     Args:
-        width: Filters of the encoder's first layer and a quarter of the decoder's last but one (paper: 64).
+        width: A quarter of the filters of the decoder's last layer but one (paper: 64).
         set_size: N.
         element_dim: D.
         size: Image side in pixels, 32, 64 or 128.
+        encoder_width: Filters of the encoder's first layer (paper: 64, as `width`).
         refiner: A `SetRefiner` whose H_agg encodes `[B, N, D]` to `[B, embed_dim]`; None for the baseline.
         embed_dim: E, read only with a refiner.
     """
@@ -140,25 +140,31 @@ class SetAutoencoder(nn.Module):
         element_dim: int = 10,
         size: int = 64,
         *,
+        encoder_width: int | None = None,
         refiner: SetRefiner | None = None,
         embed_dim: int = 100,
     ):
         super().__init__()
-        self.encoder = ImageEncoder(width, set_size, element_dim, None if refiner is None else embed_dim, size)
+        embed = None if refiner is None else embed_dim
+        self.encoder = ImageEncoder(encoder_width or width, set_size, element_dim, embed, size)
         self.refiner = refiner
         self.decoder = SetDecoder(width, element_dim, size)
         self.to(memory_format=torch.channels_last)
 
     def encode(self, X: Tensor) -> tuple[Tensor, Tensor, Trace | None]:
-        """The perceptual stage: images `[B, 3, H, W]` in 0..1 to the set S `[B, N, D]`, the proposal S0 and the trace."""
+        """The perceptual stage: images `[B, 3, H, W]` in 0..1 to S `[B, N, D]`, the proposal S0 and the trace."""
         S0, z = self.encoder(X.contiguous(memory_format=torch.channels_last))
         if self.refiner is None:
             return S0, S0, None
         S, trace = self.refiner(S0, z)
         return S, S0, trace
 
-    def forward(self, X: Tensor) -> Reconstruction:
-        """Reconstructs images `X` `[B, 3, H, W]` in 0..1."""
+    def forward(self, X: Tensor, at: Tensor | None = None) -> Reconstruction:
+        """Reconstructs images `X` `[B, 3, H, W]` in 0..1, or only the cells `at` `[B, K]` of each (see `patch`)."""
         S, S0, trace = self.encode(X)
-        elements = unpatch(superimpose(self.decoder(S)))
+        cells = self.decoder.cells(S)
+        if at is not None:
+            cells = cells.take_along_dim(at[:, None, :, None], dim=2)
+        elements = superimpose(self.decoder.paint_cells(cells))
+        elements = unpatch(elements) if at is None else elements
         return Reconstruction(elements.sum(dim=1), elements, S, S0, trace)

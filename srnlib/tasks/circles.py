@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from srnlib import metrics
-from srnlib.data.circles import generate, masks
-from srnlib.models.image import Reconstruction, SetAutoencoder
+from srnlib.data.circles import generate, masks, render
+from srnlib.models.image import Reconstruction, SetAutoencoder, patch
 from srnlib.refine import SetRefiner
 from srnlib.set_encoders import SetEncoder
 from srnlib.tasks import Settings, Task
@@ -25,17 +25,23 @@ class CirclesSettings(Settings):
     """Settings of Circles; the inner loop's are read by the SRN only.
 
     Attributes:
-        width: Filters of the first convolution; every other layer of encoder and decoder scales with it.
+        width, encoder_width: Of decoder and encoder, see `srnlib.models.image.SetAutoencoder`.
         hidden: Width of H_agg's MLP.
+        kaiming: Whether H_agg's MLP starts from Kaiming's initialisation instead of torch's, so that it is steep enough
+            to descend on from the first step.
         set_size, element_dim, embed_dim: N, D and E.
         size, max_circles, max_radius: Of the images, see `srnlib.data.circles.generate`.
         inner_steps, inner_lr, inner_momentum, grad, detach_init: See `srnlib.refine`.
+        cells: How many 4x4 cells of an image the loss samples, with weights that keep it unbiased; None for all.
+        curriculum: Of the whole training, the fraction in which the number of circles shown grows from 3 to all.
         train_images: Number of training images.
         val_images, test_images: Number of images for each count of circles.
     """
 
     width: int
+    encoder_width: int
     hidden: int
+    kaiming: bool = True
     set_size: int = 16
     element_dim: int = 10
     embed_dim: int = 100
@@ -43,32 +49,37 @@ class CirclesSettings(Settings):
     max_circles: int = 10
     max_radius: int = 11
     inner_steps: int = 10
-    inner_lr: float = 4.0
+    inner_lr: float = 0.5
     inner_momentum: float = 0.5
     grad: str = "unroll"
     detach_init: bool = False
+    cells: int | None = None
+    curriculum: float = 0.0
     train_images: int = 64_000
-    val_images: int = 64
+    val_images: int = 32
     test_images: int = 2_000
 
     @classmethod
     def smoke(cls) -> CirclesSettings:
         """Seconds, for tests: nothing is learned."""
-        model = {"width": 1, "hidden": 16, "set_size": 4, "embed_dim": 16, "inner_steps": 3, "inner_lr": 1.0}
+        model = {"width": 1, "encoder_width": 1, "hidden": 16, "set_size": 4, "embed_dim": 16, "inner_steps": 3}
         images = {"size": 32, "max_circles": 3, "max_radius": 6}
         counts = {"train_images": 256, "val_images": 8, "test_images": 16}
         return cls(steps=40, batch_size=8, lr=1e-3, clip=10.0, eval_every=20, **model, **images, **counts)
 
     @classmethod
-    def laptop(cls) -> CirclesSettings:
-        """One CPU core, at most three hours: 1/16 of the paper's channels."""
-        return cls(steps=36_000, batch_size=32, lr=1e-3, warmup=0.02, cooldown=0.3, clip=None, width=4, hidden=128)
+    def laptop(cls, steps: int) -> CirclesSettings:
+        """One CPU core, at most three hours: 1/16 of the paper's channels in the decoder, 1/4 in the encoder."""
+        model = {"width": 4, "encoder_width": 16, "hidden": 128, "inner_steps": 8}
+        length = {"steps": steps, "warmup": 0.005, "cooldown": 0.4, "curriculum": 0.25, "eval_every": 1000}
+        return cls(batch_size=16, lr=3e-3, cells=64, **model, **length)
 
     @classmethod
     def paper(cls) -> CirclesSettings:
         """Appendix B.1, and what only the released code says (inner loop, batch); 200 epochs, on a GPU."""
-        inner = {"inner_lr": 0.1, "inner_steps": 10, "detach_init": True}
-        return cls(steps=200_000, batch_size=64, lr=3e-4, eval_every=1000, width=64, hidden=512, **inner)
+        inner = {"inner_lr": 0.1, "inner_steps": 10, "detach_init": True, "kaiming": False}
+        model = {"width": 64, "encoder_width": 64, "hidden": 512}
+        return cls(steps=200_000, batch_size=64, lr=3e-4, eval_every=1000, **model, **inner)
 
 
 class Circles(Task):
@@ -83,13 +94,19 @@ class Circles(Task):
     }
 
     def settings(self, profile: str, model: str) -> CirclesSettings:
+        if profile == "laptop":  # the same core time for both
+            return CirclesSettings.laptop({"srn": 20_000, "baseline": 30_000}[model])
         return getattr(CirclesSettings, profile)()
 
     def build(self, model: str, settings: CirclesSettings) -> nn.Module:
         refiner = None
         if model == "srn":
+            H_agg = SetEncoder(settings.element_dim, settings.embed_dim, hidden=settings.hidden)
+            if settings.kaiming:
+                for layer in H_agg.mlp[::2]:
+                    nn.init.kaiming_normal_(layer.weight)
             refiner = SetRefiner(
-                SetEncoder(settings.element_dim, settings.embed_dim, hidden=settings.hidden),
+                H_agg,
                 steps=settings.inner_steps,
                 inner_lr=settings.inner_lr,
                 momentum=settings.inner_momentum,
@@ -97,17 +114,27 @@ class Circles(Task):
                 detach_init=settings.detach_init,
             )
         shape = (settings.width, settings.set_size, settings.element_dim, settings.size)
-        return SetAutoencoder(*shape, refiner=refiner, embed_dim=settings.embed_dim)
+        embed = {"refiner": refiner, "embed_dim": settings.embed_dim}
+        return SetAutoencoder(*shape, encoder_width=settings.encoder_width, **embed)
 
     def dataset(self, settings: CirclesSettings, seed: int) -> TensorDataset:
-        """Images uint8 `[train_images, 3, size, size]`."""
-        return TensorDataset(torch.from_numpy(generate(settings.train_images, seed, **_kind(settings))[0]))
+        """Circles `[train_images, max_circles, 4]`; drawing an image takes microseconds, so `loss` does it."""
+        return TensorDataset(torch.from_numpy(generate(settings.train_images, seed, **_kind(settings))[1]))
 
     def loss(self, module, batch, settings, step) -> tuple[Tensor, dict[str, Tensor]]:
         """Squared error of an image, summed over pixels and channels; mean over the batch."""
-        X = batch[0].float() / 255
-        out = module(X)
-        return (out.image - X).square().flatten(1).sum(dim=1).mean(), {n: v.mean() for n, v in refinement(out).items()}
+        shown = batch[0][:, : circles_shown(settings, step)].cpu().numpy()
+        X = torch.from_numpy(render(shown, settings.size)).to(batch[0].device).float() / 255
+        if settings.cells is None:
+            out = module(X)
+            error = (out.image - X).square().flatten(1).sum(dim=1)
+        else:
+            target = patch(X)
+            at, weight = sample_cells(target, settings.cells)
+            out = module(X, at)
+            cell_error = (out.image - target.take_along_dim(at[:, :, None], dim=1)).square().sum(dim=2)
+            error = (weight * cell_error).sum(dim=1)
+        return error.mean(), {name: v.mean() for name, v in refinement(out).items()}
 
     def evaluate(self, module, settings, device, split) -> dict[str, float]:
         """For each count of circles n, in percent: `decomposed.n`, `matched_iou.n`, `ari_fg.n` (from two circles on).
@@ -137,6 +164,29 @@ class Circles(Task):
         for split, first in EVALUATION_SEED.items():
             sets[split] = f"{getattr(settings, f'{split}_images')} images of each count n, seed {first} + n"
         return {"generator": "srnlib.data.circles.generate", **_kind(settings), **sets}
+
+
+def circles_shown(settings: CirclesSettings, step: int) -> int:
+    """How many circles of a scene a step shows at most: 3 at first, all of them once the curriculum is over."""
+    part = step / (settings.curriculum * settings.steps) if settings.curriculum else 1.0
+    return min(settings.max_circles, 3 + int(part * (settings.max_circles - 2)))
+
+
+def sample_cells(target: Tensor, k: int, background: float = 0.15) -> tuple[Tensor, Tensor]:
+    """Draw k cells of each image with replacement, those with a circle more often; sums so weighted are unbiased.
+
+    Args:
+        target: Patches `[B, cells, 48]`.
+        k: Number of draws.
+        background: How often a black cell is drawn, relative to `1 + background` of one with a circle.
+
+    Returns:
+        Indices `[B, k]` and weights `[B, k]`, 1 / (k * probability).
+    """
+    chance = (target.amax(dim=2) > 0).float() + background
+    chance = chance / chance.sum(dim=1, keepdim=True)
+    at = torch.multinomial(chance, k, replacement=True)
+    return at, 1 / (k * chance.gather(1, at))
 
 
 def refinement(out: Reconstruction) -> dict[str, Tensor]:
