@@ -75,6 +75,7 @@ torch.manual_seed(0)
 torch.set_default_dtype(torch.float64)  # so that equal means equal to twelve digits
 print("torch", torch.__version__, "on cpu")
 
+
 # %% [markdown]
 # ## 1. How do two equations become a loop?
 #
@@ -107,7 +108,6 @@ print("torch", torch.__version__, "on cpu")
 #
 # The first cell below is Algorithm 1. The next asks whether it is the library's: the refined set, and the gradients
 # of an outer loss with respect to everything that takes part (proposal, embedding, parameters of the set encoder).
-
 
 # %%
 def refine(S0, z, H_agg, steps, inner_lr, momentum=0.0):
@@ -161,6 +161,7 @@ for B in (1, 8, 64):
     print(f"{B:5d} {by_sum:6.3f} {by_mean:7.4f}")
     assert math.isclose(by_sum, 1) and math.isclose(by_mean, 1 / B)
 
+
 # %% [markdown]
 # ## 2. What makes $H_{agg}$ blind to order?
 #
@@ -168,7 +169,6 @@ for B in (1, 8, 64):
 # that depends on its *rank*, add. The weights are a piecewise linear function on [0, 1] with 20 learned pieces, read
 # at ranks $i / (N-1)$, so the same parameters pool sets of any size. Sorting forgets the order in which elements
 # came; unlike a sum it can still tell the largest from the middle.
-
 
 # %% tags=["nbval-check-output"]
 class MyFSPool(nn.Module):
@@ -232,6 +232,7 @@ S_permuted, _ = srnlib.refine(S0[:, P], z, H_agg, **settings)
 torch.testing.assert_close(S_permuted, S[:, P])
 print("invariant encoder, equivariant refiner")
 
+
 # %% [markdown]
 # ## 3. Where does the jump come from?
 #
@@ -239,7 +240,6 @@ print("invariant encoder, equivariant refiner")
 # Newton's identities give one: the power sums $p_1 = s_1 + s_2$ and $p_2 = s_1^2 + s_2^2$ fix $\lbrace s_1, s_2
 # \rbrace$, for real and for complex numbers. A point of the plane is a complex number, $c = x + iy$ and $c^2 = (x^2 -
 # y^2) + 2ixy$, so the same encoder serves sets of two points.
-
 
 # %% tags=["nbval-check-output"]
 def power_sums(S):
@@ -331,7 +331,6 @@ def descend(place=0.4):
 # be wrong by at least 1, half the distance of the points: were it always nearer than that, there would never be a
 # doubt about which element goes with which point, and following both round would swap the list although $z$ is the
 # same.
-
 
 # %%
 def two_points(angle):
@@ -475,6 +474,7 @@ ax.legend(loc="lower right")
 plt.show()
 assert kept["inner_lr = 4"][-1] > 0.97 and kept["inner_lr = N / 2"][-1] < 0.9
 
+
 # %% [markdown]
 # ## 5. What does the gradient through the loop cost?
 #
@@ -489,7 +489,6 @@ assert kept["inner_lr = 4"][-1] > 0.97 and kept["inner_lr = N / 2"][-1] < 0.9
 # We count the bytes that autograd holds between forward and backward, CPU time of both, and how well the gradient
 # with respect to $z$ and all parameters agrees (cosine) with the exact one after the same number of steps, and with
 # the gradient at the minimum itself (400 steps, 400 terms).
-
 
 # %%
 class Held:
@@ -553,6 +552,7 @@ final = {mode: rows[-1] for mode, rows in figures.items()}
 print("length / exact length:", *(f"{mode} {row[4]:.2f} " for mode, row in final.items()))
 assert final["unroll"][0] > 30 * final["implicit"][0] and final["implicit"][2] > 0.9 > final["implicit:1"][2]
 
+
 # %% [markdown]
 # Memory: `unroll` grows with every step, `truncate:k` stops growing at k, `implicit` keeps one step whatever `steps`
 # is. Time: the shortcuts cost little more than the loop itself, `unroll` and `implicit` up to twice that. Accuracy:
@@ -568,7 +568,6 @@ assert final["unroll"][0] > 30 * final["implicit"][0] and final["implicit"][2] >
 # initialised, and only $z$ and $H_{agg}$ learn from the task (`detach_init=True`). Implicit and truncated gradients
 # cut there too. We watch both on a small relative of Circles: strips of 24 pixels with up to three bumps, a set of
 # four elements, each decoded to a strip, their sum compared with the input.
-
 
 # %%
 def strips(n, generator):

@@ -63,7 +63,9 @@ class Fragile(Circles):
 
 
 def test_learning_rate_rises_stays_and_falls():
-    settings = CirclesSettings(steps=100, batch_size=1, lr=2.0, warmup=0.1, cooldown=0.5, width=1, hidden=1)
+    settings = CirclesSettings(
+        steps=100, batch_size=1, lr=2.0, warmup=0.1, cooldown=0.5, width=1, encoder_width=1, hidden=1
+    )
     rates = [loop.learning_rate(step, settings) for step in range(100)]
     assert rates[0] == pytest.approx(0.2) and rates[9:50] == pytest.approx([2.0] * 41)
     assert rates[75] == pytest.approx(1.0) and 0 < rates[99] < 0.01 and rates[50:] == sorted(rates[50:], reverse=True)
