@@ -14,7 +14,7 @@ STAMP := $(VENV)/installed
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install lab notebooks build test lint train tables bench
+.PHONY: help install lab notebooks build test lint train tables readme bench
 
 help:  ## Show this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -50,6 +50,10 @@ train: $(STAMP)  ## Train one model (TASK=circles MODEL=srn PROFILE=laptop SEED=
 
 tables: $(STAMP)  ## Print the tables of results from data/results
 	"$(BIN)/python" -m srnlib tables
+
+readme: $(STAMP)  ## Renew the tables and the picture of README.md
+	"$(BIN)/python" -m srnlib tables --write
+	"$(BIN)/python" tools/key_picture.py
 
 bench: $(STAMP)  ## Run every benchmark
 	@for script in benchmarks/*.py; do echo "== $$script"; "$(BIN)/python" "$$script" || exit 1; done

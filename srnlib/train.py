@@ -84,11 +84,13 @@ def load_module(run: Run, device: str | torch.device = "cpu") -> nn.Module:
         CheckpointError: If there is no such checkpoint, or it is damaged or not of this model.
     """
     _, meta = checkpoints.load(run.checkpoint)
-    try:
-        settings = dataclasses.replace(run.settings, **meta["config"])
-    except (KeyError, TypeError) as error:
-        raise checkpoints.CheckpointError(f"{run.checkpoint} has settings unknown to this version: {error}") from error
-    module = run.task.build(run.model, settings)
+    there, here = meta.get("config", {}), run.config
+    if there.keys() != here.keys():
+        raise checkpoints.CheckpointError(
+            f"{run.checkpoint} was trained with another version's settings (they differ in "
+            f"{', '.join(sorted(there.keys() ^ here.keys()))}): use that version, or train it again"
+        )
+    module = run.task.build(run.model, dataclasses.replace(run.settings, **there))
     checkpoints.load_into(module, run.checkpoint)
     return module.to(device).eval()
 

@@ -6,15 +6,15 @@ Example i is a function of the seed and i: same bytes on every machine, and a lo
 from __future__ import annotations
 
 from itertools import pairwise
-from operator import index
 
 import numpy as np
 from numpy.typing import NDArray
 
+from srnlib.data._hash import GOLDEN, below, integer, mix, stream
+
 RED, GREEN = 1, 2  # colour 0 marks an empty row
 BLOCK = 4096  # images worked on together; results do not depend on it
 TRIES, RESTARTS = 64, 100  # places tried for one circle, fresh starts for one image
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # increment of splitmix64
 
 
 def generate(
@@ -46,10 +46,10 @@ def generate(
         TypeError: If an argument is not an integer.
         ValueError: If an argument is out of range, or so many circles do not fit; both end in bounded time.
     """
-    n, seed = _integer("n", n, 0), _integer("seed", seed, 0)
-    size, max_radius = _integer("size", size, 1), _integer("max_radius", max_radius, 1)
-    max_circles = _integer("max_circles", max_circles, 1)
-    if count is not None and (count := _integer("count", count, 0)) > max_circles:
+    n, seed = integer("n", n, 0), integer("seed", seed, 0)
+    size, max_radius = integer("size", size, 1), integer("max_radius", max_radius, 1)
+    max_circles = integer("max_circles", max_circles, 1)
+    if count is not None and (count := integer("count", count, 0)) > max_circles:
         raise ValueError(f"count = {count} is more than max_circles = {max_circles}; raise max_circles")
     if 2 * max_radius + 1 > size:
         raise ValueError(
@@ -62,10 +62,10 @@ def generate(
     if 3 * most * sum((2 * r + 1) ** 2 for r in range(1, max_radius + 1)) > 8 * size**2 * max_radius:
         raise ValueError(_misfit(most, size, max_radius))
 
-    keys = np.random.PCG64(seed).random_raw(n)  # one word an image; numpy keeps this stream the same for ever
+    keys = stream(n, seed)
     images = np.zeros((n, 3, size, size), np.uint8)
     circles = np.zeros((n, max_circles, 4), np.int64)
-    counts = np.full(n, count, np.int64) if count is not None else _below(_mix(keys), max_circles + 1)
+    counts = np.full(n, count, np.int64) if count is not None else below(mix(keys), max_circles + 1)
     for start, stop in pairwise([0, *range(32, n, BLOCK), n]):  # the first block is short, to refuse soon
         block = slice(start, stop)
         circles[block] = _place(keys[block], counts[block], size, max_circles, max_radius)
@@ -128,11 +128,11 @@ def _place(keys: NDArray[np.uint64], counts: NDArray, size: int, max_circles: in
     active = np.flatnonzero(counts)
     while active.size:
         keys = keys + GOLDEN  # wraps around
-        word = _mix(keys[active])  # three fields of 21 bits for x, y and radius; the last bit is the colour
-        drawn = np.stack([1 + _below(word << 42, max_radius), 1 + _below(word << 63, 2)])
+        word = mix(keys[active])  # three fields of 21 bits for x, y and radius; the last bit is the colour
+        drawn = np.stack([1 + below(word << 42, max_radius), 1 + below(word << 63, 2)])
         r, colour = look[:, active] = np.where(misses[active] == 0, drawn, look[:, active])
         room = size - 2 * r
-        new = np.stack([r + _below(word, room), r + _below(word << 21, room), r, colour])
+        new = np.stack([r + below(word, room), r + below(word << 21, room), r, colour])
 
         old = circles[:, active, : done[active].max()]
         dx, dy = old[:2] - new[:2, :, None]
@@ -153,28 +153,6 @@ def _place(keys: NDArray[np.uint64], counts: NDArray, size: int, max_circles: in
     return circles.transpose(1, 2, 0)
 
 
-def _mix(word: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The output function of splitmix64 (Steele et al. 2014): a hash of 64 bits to 64 bits."""
-    word = (word ^ (word >> 30)) * np.uint64(0xBF58476D1CE4E5B9)
-    word = (word ^ (word >> 27)) * np.uint64(0x94D049BB133111EB)
-    return word ^ (word >> 31)
-
-
-def _below(word: NDArray[np.uint64], bound: int | NDArray[np.int64]) -> NDArray[np.int64]:
-    """Integers 0 .. bound - 1 from the upper 21 bits of `word`."""
-    return ((word >> 43).astype(np.int64) * bound) >> 21
-
-
-def _integer(name: str, value: int, least: int) -> int:
-    try:
-        value = index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {type(value).__name__} {value!r}") from None
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-    return value
-
-
 def _misfit(count: int, size: int, max_radius: int) -> str:
     return (
         f"{count} circles with radii up to {max_radius} do not fit into {size} x {size} pixels without overlap in one "
@@ -184,7 +162,7 @@ def _misfit(count: int, size: int, max_radius: int) -> str:
 
 def _check(circles: NDArray[np.integer], size: int) -> tuple[NDArray[np.integer], int]:
     """`circles` as an array and `size` as an int, or an error that says what does not fit."""
-    circles, size = np.asarray(circles), _integer("size", size, 1)
+    circles, size = np.asarray(circles), integer("size", size, 1)
     if not np.issubdtype(circles.dtype, np.integer):
         raise TypeError(f"circles must be integers, got {circles.dtype}")
     if circles.ndim != 3 or circles.shape[2] != 4:

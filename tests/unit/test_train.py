@@ -210,6 +210,17 @@ def test_load_module_and_evaluate_give_the_recorded_metrics():
     assert json.loads(run.result.read_bytes())["metrics"] == record["metrics"]
 
 
+def test_a_checkpoint_with_other_settings_than_ours_is_refused():
+    run = Run.of("circles", "baseline", "smoke", **SHORT)
+    train.train(run, show=False)
+    side = run.checkpoint.with_suffix(".json")
+    meta = json.loads(side.read_bytes())
+    del meta["config"]["hidden"]
+    side.write_text(json.dumps(meta))
+    with pytest.raises(CheckpointError, match=r"baseline-smoke.*differ in hidden"):
+        train.load_module(run)
+
+
 def test_a_collapsed_refiner_is_flagged(capsys):
     record = train.train(Run.of("circles", "srn", "smoke", **SHORT, inner_lr=1e-6))
     assert record["metrics"]["collapsed"] == 1.0 and "COLLAPSED" in capsys.readouterr().out
