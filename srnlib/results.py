@@ -78,7 +78,7 @@ def load(task: str, model: str | None = None, profile: str | None = None) -> lis
 
 
 def table(task: Task, profile: str = "laptop") -> str:
-    """A task's table in Markdown: a row a metric; for each model the paper's number and ours, mean ± sd over seeds."""
+    """A task's table in Markdown: a row a metric; for each model the paper's number and ours, and the cost."""
     found = {model: load(task.name, model, profile) for model in task.models}
     columns = [(model, source) for model in task.models for source in ("paper", "ours")]
     columns = [c for c in columns if c[1] == "ours" or c[0] in task.paper]
@@ -91,7 +91,10 @@ def table(task: Task, profile: str = "laptop") -> str:
             numbers = [r["metrics"][key] for r in found[model] if key in r["metrics"]]
             cells.append(mean_sd(numbers) if source == "ours" else f"{task.paper[model].get(key, '–')}")
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    spent = {m: [r["history"][-1]["core_seconds"] / 60 for r in records] for m, records in found.items() if records}
+    minutes = ", ".join(f"{model} {statistics.fmean(times):.0f}" for model, times in spent.items())
+    note = f"\nOurs: profile `{profile}`, n seeds, mean ± sd; CPU core-minutes a training: {minutes}."
+    return "\n".join(lines) + ("\n" + note if spent else "")
 
 
 def mean_sd(numbers: list[float]) -> str:

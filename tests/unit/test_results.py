@@ -25,6 +25,7 @@ def folder(tmp_path, monkeypatch):
 
 def put(folder, model, seed, profile="laptop", **metrics):
     record = {"model": model, "profile": profile, "seed": seed, "metrics": metrics}
+    record["history"] = [{"step": 1, "core_seconds": 30.0 * seed}, {"step": 2, "core_seconds": 60.0 * (seed + 1)}]
     (folder / f"{model}-{profile}-seed{seed}.json").write_text(json.dumps(record))
 
 
@@ -68,6 +69,8 @@ def test_table_by_hand(folder):
         "|---|---:|---:|---:|",
         "| accuracy, % | 40.0 | 95.8 | 93.0 ± 3.6 |",
         "| other, % | – | – | – |",
+        "",
+        "Ours: profile `laptop`, n seeds, mean ± sd; CPU core-minutes a training: baseline 1, srn 2.",
     ]
     assert round(statistics.stdev((90, 92, 97)), 1) == 3.6
 

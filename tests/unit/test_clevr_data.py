@@ -1,0 +1,308 @@
+"""The CLEVR generator: rays against closed forms, masks against marched rays, light against a sum by hand."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from srnlib.data import clevr
+from srnlib.data.clevr_geometry import ASPECT, BEVEL, HALF_WIDTH, boxes, enter, normal, project, rays, read
+from srnlib.data.clevr_render import masks, render
+from srnlib.data.clevr_scenes import sample
+
+MISS = np.inf
+HALF = {"cube": lambda r: r / np.sqrt(2), "sphere": lambda r: r, "cylinder": lambda r: r}
+LAMP_POWER = {"key": (78.54, (1, 0.932, 0.817)), "fill": (18.0, (0.762, 0.818, 1)), "back": (39.27, (1, 1, 1))}
+SUN = np.array([0.4145, -0.1946, 0.889])
+
+
+def thing(shape="sphere", at=(0, 0), size="large", **changes):
+    radius = HALF[shape]({"large": 0.7, "small": 0.35}[size])
+    fixed = {"shape": shape, "size": size, "material": "rubber", "color": "red", "rotation": 0.0}
+    return fixed | {"3d_coords": [*at, radius]} | changes
+
+
+def scene_of(*things):
+    lamps = {"key": [6.4, -2.9, 4.3], "fill": [-4.7, -4.0, 3.0], "back": [-1.2, 2.6, 5.8]}
+    return {"camera": [7.5, -6.5, 5.3], "lamps": lamps, "objects": list(things)}
+
+
+# Mean grey of 4x4 patches of the first picture of `data`.
+PATCHES = [
+    [103.2, 103.9, 102.5, 103.1],
+    [104.9, 87.6, 94.4, 118.7],
+    [123.5, 112.5, 143.0, 138.5],
+    [129.1, 135.2, 167.0, 162.6],
+]
+
+
+@pytest.fixture(scope="module")
+def data():
+    return clevr.generate(4, 5, size=48)
+
+
+@pytest.mark.parametrize(
+    ("shape", "o", "d", "t"),
+    [
+        ("sphere", (-3, 0, 0), (1, 0, 0), 2),
+        ("sphere", (-3, 0.6, 0), (2, 0, 0), 1.1),  # 3 - 0.8 at speed 2
+        ("sphere", (-3, 0, 1.01), (1, 0, 0), MISS),
+        ("sphere", (3, 0, 0), (1, 0, 0), MISS),  # behind
+        ("sphere", (0, 0, 0), (1, 0, 0), MISS),  # inside: nothing is entered
+        ("cube", (-3, 0.5, 0.5), (1, 0, 0), 2),
+        ("cube", (-3, -3, 0), (1, 1, 0), 2),
+        ("cube", (-3, 0, 0), (1, 0.6, 0), MISS),
+        ("cube", (-3, 0, 1.01), (1, 0, 0), MISS),
+        ("cube", (0, 0, 5), (0, 0, -1), 4),
+        ("cylinder", (0.5, 0.5, 4), (0, 0, -1), 3),
+        ("cylinder", (0.9, 0.9, 4), (0, 0, -1), MISS),  # inside of the square, outside of the circle
+        ("cylinder", (-3, 0, 0.5), (1, 0, 0), 2),
+        ("cylinder", (-3, 0, 1.5), (1, 0, 0), MISS),
+        ("cylinder", (-2, 0, 2), (1, 0, -0.6), 5 / 3),  # through the lid at x = -1/3
+        ("cylinder", (-2, 0, 2), (1, 0, -1.2), 1),  # through the side at z = 0.8
+    ],
+)
+def test_rays_by_hand(shape, o, d, t):
+    found = enter(shape, np.array(o, float), np.array(d, float))
+    assert found == t or found == pytest.approx(t, abs=1e-12)
+
+
+def surface(shape, n, random):
+    """Points of a unit shape and the true normals there."""
+    if shape == "sphere":
+        p = random.normal(size=(n, 3))
+        p /= np.linalg.norm(p, axis=1, keepdims=True)
+        return p, p
+    if shape == "cube":
+        p, axis, side = random.uniform(-1, 1, (n, 3)), random.integers(3, size=n), random.choice([-1.0, 1.0], n)
+        p[np.arange(n), axis] = side
+        return p, np.eye(3)[axis] * side[:, None]
+    angle, z = random.uniform(0, 2 * np.pi, n), random.uniform(-1, 1, n)
+    ring = np.stack([np.cos(angle), np.sin(angle), np.zeros(n)], 1)
+    lid = random.random(n) < 0.5
+    p = ring * np.where(lid, np.sqrt(random.random(n)), 1)[:, None]
+    p[:, 2] = np.where(lid, np.sign(z), z)
+    return p, np.where(lid[:, None], np.array([0, 0, 1]) * np.sign(z)[:, None], ring)
+
+
+@pytest.mark.parametrize("shape", ["cube", "sphere", "cylinder"])
+def test_rays_enter_at_sampled_points_that_face_them(shape):
+    random = np.random.default_rng(0)
+    p, n = surface(shape, 2000, random)
+    o = random.normal(size=(2000, 3))
+    o *= (2 + random.random((2000, 1)) * 5) / np.linalg.norm(o, axis=1, keepdims=True)
+    faces = ((o - p) * n).sum(1)
+    t = enter(shape, o, p - o)
+    assert np.abs(t[faces > 1e-3] - 1).max() < 1e-9
+    assert (t[faces < -1e-3] < 1).all()  # a back is behind a front
+    assert np.isinf(enter(shape, p + 1e-6 * n, n)).all()
+
+    found = normal(shape, p)
+    assert np.linalg.norm(found, axis=1) == pytest.approx(1)
+    assert ((found * n).sum(1) > 0.5).all()
+    outwards = np.abs(np.stack([np.hypot(p[:, 0], p[:, 1]), p[:, 2]], 1) if shape == "cylinder" else p)
+    flat = (outwards > 1 - BEVEL).sum(1) == 1 if shape != "sphere" else np.ones(len(p), bool)
+    assert flat.mean() > 0.7 and np.abs(found - n)[flat].max() < 1e-12
+
+
+def test_camera():
+    place = np.array([7.5, -6.5, 5.3])
+    far = np.linalg.norm(place)
+    assert project(np.zeros((1, 3)), place)[0] == pytest.approx([0.5, 0.5, far])
+    right = np.array([6.5, 7.5, 0]) / np.hypot(6.5, 7.5)
+    assert project(right[None] * far * HALF_WIDTH, place)[0] == pytest.approx([1, 0.5, far])
+    up = np.cross(right, -place / far)
+    assert up[2] > 0
+    assert project(up[None] * far * HALF_WIDTH / ASPECT, place)[0] == pytest.approx([0.5, 0, far])
+    row, column = np.random.default_rng(1).uniform(0, 32, (2, 50))
+    hit = project(place + 3 * rays(place, 32, row, column), place)
+    assert hit[:, :2] * 32 == pytest.approx(np.stack([column, row], 1))
+    assert np.degrees(2 * np.arctan(HALF_WIDTH)) == pytest.approx(49.134)
+
+
+def inside(item, p, grow):
+    """Whether the points lie in an object of the scene, grown by a factor; by coordinates alone."""
+    r = HALF[item["shape"]]({"large": 0.7, "small": 0.35}[item["size"]]) * grow
+    x, y, z = np.moveaxis(p - item["3d_coords"], -1, 0)
+    angle = np.radians(item["rotation"])
+    x, y = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+    if item["shape"] == "sphere":
+        return x * x + y * y + z * z < r * r
+    if item["shape"] == "cylinder":
+        return (x * x + y * y < r * r) & (np.abs(z) < r)
+    return np.maximum(np.maximum(np.abs(x), np.abs(y)), np.abs(z)) < r
+
+
+def test_masks_against_marched_rays():
+    size = 24
+    scene = sample(0, 10)
+    place = np.array(scene["camera"])
+    assert len({item["shape"] for item in scene["objects"]}) == 3
+    row, column = np.divmod(np.arange(size**2), size)
+    steps = np.arange(4, 18, 0.02)
+    p = place + steps[:, None] * rays(place, size, row + 0.5, column + 0.5)[:, None]
+    first = []
+    for grow in (0.98, 1.02):
+        within = np.stack([inside(item, p, grow) for item in scene["objects"]])
+        first.append(np.where(within.any(2), within.argmax(2), len(steps)).reshape(-1, size, size))
+    small, large = first
+    visible, full = masks(scene, size)
+    assert (full | ~(small < len(steps))).all() and (~full | (large < len(steps))).all()
+    floor = np.full((1, size, size), len(steps) - 1)
+    seen = [np.concatenate([depth, floor]).argmin(0) for depth in first]
+    sure = seen[0] == seen[1]
+    assert sure.mean() > 0.9 and (visible.any(0)[sure] == (seen[0] < len(visible))[sure]).all()
+    for k, mask in enumerate(visible):
+        assert (mask == (seen[0] == k))[sure].all()
+    assert (visible.sum(0) <= 1).all() and (full.any(0) == visible.any(0)).all() and (full >= visible).all()
+    assert (full & ~visible).any()  # something is hidden
+
+
+def test_boxes_by_hand():
+    mask = np.zeros((3, 6, 8), bool)
+    mask[0, 2:4, 1:6] = mask[1, 5, 7] = True
+    mask[0, 3, 3] = False
+    assert boxes(mask).tolist() == [[1, 2, 6, 4], [7, 5, 8, 6], [0, 0, 0, 0]]
+
+
+def test_light_of_the_bare_floor_and_of_a_shadow():
+    def floor(at, lamps):
+        light = np.full(3, 0.0509 + 0.45 / np.pi * SUN[2])
+        for name in lamps:
+            lamp = np.array(scene["lamps"][name])
+            to = lamp - [*at, 0]
+            far, (watts, tint) = np.linalg.norm(to), LAMP_POWER[name]
+            light += watts / np.pi**2 * to[2] / far * (to @ lamp) / far / np.linalg.norm(lamp) / far**2 * np.array(tint)
+        return 255 * (1.055 * (0.75 * light) ** (1 / 2.4) - 0.055)
+
+    def pixel(at):
+        x, y, _ = (project(np.array([[*at, 0.0]]), np.array(scene["camera"]))[0] * 256).astype(int)
+        return image[:, y, x].astype(float)
+
+    scene = scene_of(thing(size="small") | {"3d_coords": [0.0, 0.0, 1.2]})
+    image = render(scene, 256).image
+    assert np.abs(pixel((2.5, 2.5)) - floor((2.5, 2.5), LAMP_POWER)).max() < 2
+    key = np.array(scene["lamps"]["key"])
+    shade = -key[:2] * 1.2 / (key[2] - 1.2)  # where the line from the lamp through the sphere's middle ends
+    dark, light = (floor(shade, lamps) for lamps in (("fill", "back"), LAMP_POWER))
+    assert np.abs(pixel(shade) - dark).max() < 1.5 and (light - dark > 4).all()
+
+
+def test_metal_mirrors_its_neighbour_and_rubber_does_not():
+    def yellowness(material, *others):
+        picture = render(scene_of(thing(material=material, color="gray"), *others), 64)
+        red, _, blue = picture.image.astype(float)
+        return np.where(picture.visible[0], red - blue, 0)
+
+    neighbour = thing("cylinder", (1.7, 0.4), color="yellow")
+    gain = {material: (yellowness(material, neighbour) - yellowness(material)).max() for material in ("metal", "rubber")}
+    assert gain["metal"] > 30 and gain["rubber"] < gain["metal"] / 2
+
+
+def test_scenes_keep_the_rules():
+    for i in range(12):
+        scene = sample(3, i)
+        items = scene["objects"]
+        centres = np.array([item["3d_coords"] for item in items])
+        radii = np.array([HALF[item["shape"]]({"large": 0.7, "small": 0.35}[item["size"]]) for item in items])
+        assert 3 <= len(items) <= 10 and (np.abs(centres[:, :2]) <= 3).all() and centres[:, 2] == pytest.approx(radii)
+        assert np.abs(np.array(scene["camera"]) - (7.48113, -6.50764, 5.34367)).max() <= 0.5
+        visible, full = masks(scene)
+        assert (visible.sum((1, 2)) >= 43).all()
+        for a in range(len(items)):
+            x, y, depth = items[a]["pixel_coords"]
+            assert full[a, int(y * 128 / 240), int(x * 128 / 320)] and 5 < depth < 18
+            for b in range(len(items)):
+                away = centres[b] - centres[a]
+                assert a == b or np.hypot(*away[:2]) - radii[a] - radii[b] >= 0.25 - 1e-12
+                for name, related in scene["relationships"].items():
+                    along = away @ scene["directions"][name]
+                    assert (b in related[a]) == (along > 0.2) and (a == b or abs(along) >= 0.4)
+        left = np.array(items[0]["3d_coords"]) + scene["directions"]["left"]
+        assert project(left[None], np.array(scene["camera"]))[0, 0] < items[0]["pixel_coords"][0] / 320
+
+
+def test_json_round_trip_draws_the_same(data):
+    for i, scene in enumerate(data.scenes):
+        again = json.loads(json.dumps(scene))
+        assert again == scene == sample(5, i)
+        assert {"image_index", "image_filename", "split", "objects", "relationships", "directions"} < set(scene)
+        assert set(scene["objects"][0]) == {
+            *("shape", "size", "material", "color", "rotation", "3d_coords", "pixel_coords"),
+        }
+        picture = render(again, 48)
+        assert np.array_equal(picture.image, data.images[i])
+        assert np.array_equal(picture.foreground, data.foregrounds()[i])
+        count = data.counts[i]
+        assert np.array_equal(picture.visible, data.visible()[i, :count]) and not data.visible()[i, count:].any()
+        assert np.array_equal(picture.full, data.full(np.array([i]))[0, :count]) and not data.full()[i, count:].any()
+        assert np.array_equal(boxes(data.full()), data.boxes)
+        assert ((picture.foreground > 0).any(0) == picture.visible.any(0)).all()
+
+
+def test_same_scenes_everywhere(data):
+    def plain(value):
+        if isinstance(value, dict):
+            return {key: plain(value[key]) for key in sorted(value)}
+        if isinstance(value, list):
+            return [plain(part) for part in value]
+        return round(value * 10**6) if isinstance(value, float) else value
+
+    digest = hashlib.sha256(json.dumps(plain(data.scenes)).encode()).hexdigest()
+    assert digest == "6abc64e39fd38b8868a3fc143fdf64ea73e5621916838d6b69016c6a7b7827dd"
+    patches = data.images[0].reshape(3, 4, 12, 4, 12).mean((0, 2, 4))
+    assert np.abs(patches - np.array(PATCHES)).max() < 1  # the last bit may differ from machine to machine
+    assert sample(6, 0)["objects"] != data.scenes[0]["objects"]
+
+
+def test_a_longer_set_begins_with_the_shorter_and_processes_change_nothing(data):
+    few = clevr.generate(2, 5, size=48, workers=2)
+    for name in ("images", "ids", "covers", "boxes", "counts"):
+        assert np.array_equal(getattr(few, name), getattr(data, name)[:2])
+    assert few.scenes == data.scenes[:2] and len(few) == 2
+    assert clevr.generate(0, 5).visible().shape == (0, 10, 128, 128)
+
+
+def test_load_draws_once(data, tmp_path, monkeypatch):
+    first = clevr.load(1, 5, tmp_path, size=48)
+    monkeypatch.setattr(clevr, "_draw", None)
+    again = clevr.load(1, 5, tmp_path, size=48)
+    for found in (first, again):
+        assert np.array_equal(found.images, data.images[:1]) and found.scenes == data.scenes[:1]
+
+
+@pytest.mark.parametrize(
+    ("request_", "error", "says"),
+    [
+        (dict(n=-1), ValueError, "n must be at least 0"),
+        (dict(seed=-1), ValueError, "seed must be at least 0"),
+        (dict(size=0), ValueError, "size must be at least 1"),
+        (dict(workers=0), ValueError, "workers must be at least 1"),
+        (dict(n=1.5), TypeError, "n must be an integer"),
+        (dict(size="large"), TypeError, "size must be an integer"),
+    ],
+)
+def test_bad_requests_say_what_is_wrong(request_, error, says):
+    with pytest.raises(error, match=says):
+        clevr.generate(**{"n": 1, "seed": 0} | request_)
+
+
+@pytest.mark.parametrize(
+    ("scene", "says"),
+    [
+        ({"objects": [thing()]}, "lacks the key 'camera'"),
+        (scene_of(), "no objects"),
+        (scene_of(thing(shape="sphere") | {"shape": "cone"}), "shape 'cone'; known are cube, sphere, cylinder"),
+        (scene_of(thing(color="pink")), "color 'pink'"),
+        (scene_of(thing(material="wood")), "material 'wood'; known are rubber, metal"),
+        (scene_of(thing() | {"size": "medium"}), "size 'medium'"),
+        (scene_of({"shape": "cube"}), "lacks the key 'size'"),
+        (scene_of(thing(rotation="north")), "rotation"),
+        (scene_of(thing() | {"3d_coords": [0.0, 1.0]}), "3d_coords"),
+        (scene_of(thing()) | {"camera": [1.0, float("nan"), 2.0]}, "camera"),
+    ],
+)
+def test_bad_scenes_say_what_is_wrong(scene, says):
+    with pytest.raises(ValueError, match=says):
+        read(scene)
