@@ -22,7 +22,7 @@ class CheckpointError(ValueError):
 def write_atomic(path: Path, content: bytes) -> None:
     """Write a file so that a reader, at any moment and after any crash, finds the old content or the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with open(temporary, "wb") as file:
         file.write(content)
         file.flush()

@@ -22,7 +22,7 @@ import srnlib
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-DEPENDENCIES = [*PROJECT["dependencies"], *EXTRAS["notebooks"], *EXTRAS["dev"]]
+DEPENDENCIES = [*PROJECT["dependencies"], *EXTRAS["atari"], *EXTRAS["notebooks"], *EXTRAS["dev"]]
 
 
 @pytest.mark.parametrize("text", DEPENDENCIES)
@@ -46,7 +46,7 @@ def test_conda_environment_says_what_pyproject_says():
     (installed,) = pip["pip"]  # the package itself, and through it every dependency
     extras = re.fullmatch(r"-e \.\[(.+)\]", installed)[1]
     assert Requirement(f"srnlib[{extras}]").extras == {"all"}
-    assert EXTRAS["all"] == ["srnlib[notebooks,dev]"]
+    assert EXTRAS["all"] == ["srnlib[atari,notebooks,dev]"]
 
 
 def test_public_names():

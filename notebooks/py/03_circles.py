@@ -9,7 +9,7 @@
 # %% [markdown]
 # ## What you will do
 # Train two image autoencoders that have a *set* in the middle: the baseline, and the same with a refiner (SRN). Neither
-# is ever told what a circle is. Then load checkpoints that trained for hours, and redraw the paper's Table 1 and
+# is ever told what a circle is. Then load checkpoints that trained for longer, and redraw the paper's Table 1 and
 # figures 1, 2, 3, 5, 6 and 7.
 #
 # ## What you will learn
@@ -185,7 +185,7 @@ print("convolution = matrix product, and F(S) does not depend on the order: chec
 # ## 3. What does a minute of training give?
 #
 # A smaller problem so that a laptop core can start on it: 32 x 32 pixels, at most two circles, four elements, four
-# refinement steps. Same loss (squared error of the image), same loop, same code as the long runs; both models get the
+# refinement steps. Same loss (squared error of the image), same loop, same code as the longer runs; both models get the
 # same number of steps on the same images.
 
 # %%
@@ -226,13 +226,14 @@ plt.show()
 
 # %% [markdown]
 # A minute teaches both models where the light is, and roughly its shape. It does not teach them to leave an element
-# empty: that takes the long runs below. Of the two inner losses above, before and after the refinement, the second is
+# empty: that takes the longer runs below. Of the two inner losses above, before and after the refinement, the second is
 # the smaller: the refiner is at work.
 #
-# ## 4. How often is an image decomposed, after hours?
+# ## 4. How often is an image decomposed, after a longer training?
 #
 # The line `PROFILE` chooses whose checkpoints and records are shown. `laptop` is what ships: the paper's data and set
-# (64 x 64 pixels, 0 to 10 circles, 16 elements of dimension 10), a narrower network, one CPU core.
+# (64 x 64 pixels, 0 to 10 circles, 16 elements of dimension 10), a narrower network, one CPU core. **These are first,
+# short trainings; three core-hours a run and three seeds are planned.** The lines below say what they had.
 #
 # > "We say that a decomposition of an image is *successful* if the number of set elements containing objects is equal
 # > to the number of circles in the image, where a set element is considered to contain an object if the decoded image

@@ -28,9 +28,13 @@ class Game:
 
     warm_up: int  # random steps before the episode
     rows: slice  # of the 210 rows of the screen
+    memory: dict[int, int]  # bytes set after a reset, where today's emulator starts otherwise than the original's
 
 
-GAMES = {"pong": Game(58, slice(35, 190)), "space_invaders": Game(50, slice(30, 200))}
+GAMES = {
+    "pong": Game(58, slice(35, 190), {}),
+    "space_invaders": Game(50, slice(30, 200), {90: 233, 106: 233}),  # the invaders' dice
+}
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,8 @@ def generate(game: str, n: int, seed: int) -> Episodes:
     frames = np.empty((n, STEPS + 2, 3, SIZE, SIZE), np.uint8)
     for episode, actions in enumerate(played.tolist()):
         emulator.reset_game()
+        for address, byte in rules.memory.items():
+            emulator.setRAM(address, byte)
         for at, action in enumerate(actions, start=1 - rules.warm_up):
             emulator.act(choices[action])
             if at >= 0:

@@ -40,6 +40,9 @@ def by_hand(game, n, seed):
     episodes = []
     for _ in range(n):
         env.reset()
+        if game == "space_invaders":  # its random numbers started so in atari-py 0.1.4
+            env.unwrapped.ale.setRAM(90, 233)
+            env.unwrapped.ale.setRAM(106, 233)
         for _ in range(warm_up):
             screen = env.step(random.randint(6))[0]
         before, now = shrink(screen), shrink(env.step(0)[0])
@@ -82,7 +85,7 @@ def test_same_bytes_everywhere(played):
     }
     assert digests == {
         "pong": "7b482121974d06ff22f3bb2070844f66d30c088f4439b1ddc575d879ea2ba0f9",
-        "space_invaders": "d6deb92ec832cf0ced7b6942a8746608d20c8f9acb1c3958717b04f7ed22367e",
+        "space_invaders": "6cc1c1d4a1ce255b153ce389adb7d34963dabbad92d7738a4b909a867c19a814",
     }
 
 
