@@ -47,9 +47,11 @@ def train(
     `accelerate launch --num_processes 2 -m srnlib train ...` or `torchrun --nproc_per_node 2 -m srnlib train ...`.
     """
     run = _run(task, model, profile, seed, overrides, threads)
+    from srnlib import loop
     from srnlib import train as training
 
     record = _refusing(training.train, run, device=device, precision=precision, save_minutes=save_minutes, force=force)
+    loop.leave()
     if record:
         _show(record["metrics"])
 

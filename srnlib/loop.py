@@ -50,6 +50,13 @@ def accelerator(device: str = "auto", precision: str = "no") -> Accelerator:
     return Accelerator(cpu=cpu, mixed_precision=precision, kwargs_handlers=[unused])
 
 
+def leave() -> None:
+    """End a program of several processes in order: wait for the others, then close what connects them."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
 def learning_rate(step: int, settings: Settings) -> float:
     """The rate of a step: linear warm-up, plateau, half-cosine cool-down, each a fraction of the whole."""
     rise = (step + 1) / (settings.warmup * settings.steps) if settings.warmup else 1.0

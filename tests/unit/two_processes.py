@@ -47,5 +47,8 @@ def main() -> dict:
     return found if on.is_main_process else {}
 
 
-if __name__ == "__main__" and (found := main()):
-    print(json.dumps(found))
+if __name__ == "__main__":
+    found = main()
+    if found:
+        print(json.dumps(found))
+    loop.leave()
