@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +11,13 @@ import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from srnlib.files import write_atomic, write_json
+
 _KEY = "srnlib"  # of the metadata in a state file's header
 
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message names the file, what is wrong with it and how to mend it."""
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, at any moment and after any crash, finds the old content or the new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    if os.name == "posix":  # the new name itself must reach the disk too
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a dictionary as readable JSON, atomically. NaN and infinity are refused."""
-    write_atomic(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
 
 
 def save(module: nn.Module, path: Path, meta: dict[str, Any]) -> str:

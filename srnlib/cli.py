@@ -92,7 +92,7 @@ def tables(
         for profile in _refusing(results.profiles, known) or ["laptop"]:
             print(f"\n{name}, profile {profile}\n\n{results.table(known, profile)}")
     if write:
-        from srnlib.checkpoints import write_atomic
+        from srnlib.files import write_atomic
 
         write_atomic(readme, text.encode())
         print(f"{readme}: tables refreshed")

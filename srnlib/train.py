@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from srnlib import checkpoints, loop, results
+from srnlib.files import write_json
 from srnlib.runs import Run
 
 
@@ -116,7 +117,7 @@ def evaluate(run: Run, *, device: str = "auto", write: bool = False) -> dict[str
         known = json.loads(run.result.read_bytes())
         kept = {"collapsed": known["metrics"]["collapsed"]} if "collapsed" in known["metrics"] else {}
         spent = round(time.perf_counter() - started, 2)
-        checkpoints.write_json(run.result, known | {"metrics": metrics | kept, "eval_seconds": spent})
+        write_json(run.result, known | {"metrics": metrics | kept, "eval_seconds": spent})
     return metrics
 
 
@@ -178,6 +179,6 @@ def _finish(run: Run, module: nn.Module, progress: loop.Progress, on, identity: 
         "checkpoint_sha256": digest,
         "data": run.task.describe(run.settings, run.seed),
     }
-    checkpoints.write_json(run.result, record)
+    write_json(run.result, record)
     shutil.rmtree(run.state.parent)
     return record

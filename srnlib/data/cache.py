@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import re
 import warnings
 from collections.abc import Callable
@@ -13,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from srnlib.files import write_atomic, write_json
 
 
 def cached(
@@ -61,10 +62,9 @@ def cached(
     packed = io.BytesIO()
     np.savez_compressed(packed, **arrays)
     content = packed.getvalue()
-    folder.mkdir(parents=True, exist_ok=True)
     record = {"making": making, "sha256": hashlib.sha256(content).hexdigest()}
-    _write(side, (json.dumps(record, indent=1) + "\n").encode())  # first: arrays without it count as foreign
-    _write(path, content)
+    write_json(side, record)  # first: arrays without it count as foreign
+    write_atomic(path, content)
     return arrays
 
 
@@ -80,12 +80,3 @@ def _known(path: Path, side: Path) -> dict:
         f"{path} is in the place of cached arrays, but {side.name} beside it does not describe it: move the file away, "
         "or delete it if nobody needs it, and it is made afresh"
     )
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,11 +1,11 @@
 """Cached arrays: read back whole, made again when damaged, and nobody else's file touched."""
 
 import json
+import os
 
 import numpy as np
 import pytest
 
-from srnlib.data import cache
 from srnlib.data.cache import cached
 
 
@@ -89,14 +89,14 @@ def test_a_foreign_file_is_refused_and_kept(tmp_path, make, side):
 
 @pytest.mark.parametrize("dies_at", [".json", ".npz"])
 def test_a_crash_while_writing_leaves_nothing_half_done(tmp_path, make, monkeypatch, dies_at):
-    real = cache.os.replace
+    real = os.replace
 
     def replace(source, target):
         if target.suffix == dies_at:
             raise OSError("disk full")
         real(source, target)
 
-    monkeypatch.setattr(cache.os, "replace", replace)
+    monkeypatch.setattr(os, "replace", replace)
     with pytest.raises(OSError, match="disk full"):
         cached(tmp_path, "pong", make, version=1, n=3, seed=7)
     assert not list(tmp_path.glob("*.npz")) and not list(tmp_path.glob(".*"))  # no temporary file either
