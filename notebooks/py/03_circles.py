@@ -562,7 +562,8 @@ plt.show()
 #
 # A refiner is not enough: step size, gradients into the proposal and the schedule decide whether it wakes up, and how
 # soon. These are the trainings that led to the `laptop` profile, one a row; success is B.2 for 1 to 5 circles after so
-# many core-minutes.
+# many core-minutes. They are exploratory: a script of their own, one seed, 128 images a count (so give or take four
+# points), and several were stopped early.
 
 # %% tags=["nbval-check-output"]
 path_of_study = results.data_dir() / "results" / "circles" / "study.json"
