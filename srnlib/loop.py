@@ -96,6 +96,7 @@ def fit(
     progress: Progress | None = None,
     save: Callable[[], None] = lambda: None,
     save_minutes: float = math.inf,
+    keep: Callable[[], None] = lambda: None,
     show: bool = True,
 ) -> list[dict[str, float]]:
     """Train a module in place.
@@ -106,6 +107,7 @@ def fit(
         on: Where to train; `accelerator()` if not given.
         optimizer, progress: To go on from; fresh ones if not given. Both are updated in place.
         save: Called between two steps every `save_minutes`, and after the last one, on the main process.
+        keep: Called after the row that is `best_row` so far, on the main process.
         show: Print rows, and a progress bar in a terminal.
 
     Returns:
@@ -153,6 +155,8 @@ def fit(
             metrics = evaluate_module(task, module, settings, on.device, "val")
             p.history.append({"step": p.step, "core_seconds": round(p.core_seconds, 2), **means, **metrics})
             p.sums, p.count = {}, 0
+            if task.select and best_row(task, p.history) is p.history[-1]:
+                keep()
             if show:
                 tqdm.write(describe_row(task, p.history[-1]))
         if p.step == settings.steps or time.monotonic() - saved >= 60 * save_minutes:
@@ -178,6 +182,11 @@ def evaluate_module(
         metrics = task.evaluate(module, settings, device, split)
     module.train(was_training)
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+
+def best_row(task: Task, history: list[dict[str, float]]) -> dict[str, float]:
+    """The row whose weights are tested: the first with the greatest `task.select`; without one, the last."""
+    return max(history, key=lambda row: row[task.select]) if task.select else history[-1]
 
 
 def collapsed(row: dict[str, float]) -> bool:

@@ -15,6 +15,7 @@ from torch import nn
 from srnlib import checkpoints, loop, results
 from srnlib.files import write_json
 from srnlib.runs import Run
+from srnlib.tasks import Task
 
 
 class RunError(RuntimeError):
@@ -56,8 +57,9 @@ def train(
     module = run.task.build(run.model, run.settings)
     optimizer, progress = loop.new_optimizer(module, run.settings), loop.Progress()
     identity = {"config": run.config, "precision": precision, "processes": on.num_processes}
+    best: dict[str, torch.Tensor] = {}  # the weights of the best row, if the task selects
     if run.state.exists() and not force:
-        progress = _restore(run, identity, module, optimizer)
+        progress = _restore(run, identity, module, optimizer, best)
         if show and on.is_main_process:
             print(f"{run.task.name} {run.stem}: going on from step {progress.step} of {run.settings.steps}")
     on.wait_for_everyone()  # all have looked at the files before the main process changes one
@@ -69,12 +71,17 @@ def train(
         tensors = {f"model.{name}": t for name, t in module.state_dict().items()}
         for i, parameter in enumerate(optimizer.param_groups[0]["params"]):
             tensors |= {f"optimizer.{i}.{name}": t for name, t in optimizer.state.get(parameter, {}).items()}
+        tensors |= {f"best.{name}": t for name, t in best.items()}
         checkpoints.save_state(run.state, tensors, {**identity, "progress": dataclasses.asdict(progress)})
+
+    def keep() -> None:
+        best.update({name: t.detach().clone() for name, t in module.state_dict().items()})
 
     loop.fit(
         run.task, module, run.settings, run.seed,
-        on=on, optimizer=optimizer, progress=progress, save=save, save_minutes=save_minutes, show=show,
+        on=on, optimizer=optimizer, progress=progress, save=save, save_minutes=save_minutes, keep=keep, show=show,
     )  # fmt: skip
+    module.load_state_dict(best or module.state_dict())
     return _finish(run, module, progress, on, identity) if on.is_main_process else {}
 
 
@@ -115,9 +122,9 @@ def evaluate(run: Run, *, device: str = "auto", write: bool = False) -> dict[str
     metrics = loop.evaluate_module(run.task, module, run.settings, where, "test")
     if write:
         known = json.loads(run.result.read_bytes())
-        kept = {"collapsed": known["metrics"]["collapsed"]} if "collapsed" in known["metrics"] else {}
         spent = round(time.perf_counter() - started, 2)
-        write_json(run.result, known | {"metrics": metrics | kept, "eval_seconds": spent})
+        told = _told_by_history(run.task, known["history"])
+        write_json(run.result, known | {"metrics": metrics | told, "eval_seconds": spent})
     return metrics
 
 
@@ -132,11 +139,12 @@ def _finished(run: Run, show: bool) -> dict[str, Any]:
     return known
 
 
-def _restore(run: Run, identity: dict[str, Any], module: nn.Module, optimizer) -> loop.Progress:
-    """Put the saved state into module and optimizer, and return how far it is."""
+def _restore(run: Run, identity: dict[str, Any], module: nn.Module, optimizer, best: dict) -> loop.Progress:
+    """Put the saved state into module, optimizer and best weights, and return how far it is."""
     tensors, meta = checkpoints.load_state(run.state)
     _same(run.state, meta["config"] | {k: meta[k] for k in ("precision", "processes")}, run.config | identity)
     module.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
+    best.update({n.removeprefix("best."): t for n, t in tensors.items() if n.startswith("best.")})
     for i, parameter in enumerate(optimizer.param_groups[0]["params"]):
         for name in [n for n in tensors if n.startswith(f"optimizer.{i}.")]:
             value = tensors[name]
@@ -156,17 +164,23 @@ def _same(path: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
         )
 
 
+def _told_by_history(task: Task, history: list[dict[str, float]]) -> dict[str, float]:
+    """Metrics of a finished run that need no evaluation."""
+    last = loop.best_row(task, history)
+    return ({"collapsed": float(loop.collapsed(last))} if "moved" in last else {}) | task.summarise(history)
+
+
 def _finish(run: Run, module: nn.Module, progress: loop.Progress, on, identity: dict[str, Any]) -> dict[str, Any]:
     """Checkpoint, test, record; the state goes last, so that a kill in between costs nothing."""
     made = results.environment()
     meta = {"task": run.task.name, "model": run.model, "profile": run.profile, "seed": run.seed, "config": run.config}
-    origin = {"step": progress.step, "srnlib": made["versions"]["srnlib"], "commit": made["commit"]}
+    step = loop.best_row(run.task, progress.history)["step"]
+    origin = {"step": step, "srnlib": made["versions"]["srnlib"], "commit": made["commit"]}
     digest = checkpoints.save(module, run.checkpoint, meta | origin)
     started = time.perf_counter()
     metrics = loop.evaluate_module(run.task, module, run.settings, on.device, "test")
     seconds = time.perf_counter() - started
-    last = progress.history[-1]
-    metrics |= {"collapsed": float(loop.collapsed(last))} if "moved" in last else {}
+    metrics |= _told_by_history(run.task, progress.history)
     record = meta | {
         "metrics": metrics,
         "history": progress.history,

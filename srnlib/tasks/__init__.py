@@ -59,12 +59,14 @@ class Task:
         models: Names that `build` knows.
         rows: Rows of its table: metric key to label.
         paper: The paper's numbers: model to metric key to value.
+        select: Validation metric, larger is better: the weights of its best row are kept and tested. None: the last.
     """
 
     name: str
     models: tuple[str, ...]
     rows: dict[str, str]
     paper: dict[str, dict[str, float]]
+    select: str | None = None
 
     def settings(self, profile: str, model: str) -> Settings:
         """The settings of a profile (smoke, laptop, paper) for a model."""
@@ -85,6 +87,10 @@ class Task:
     def evaluate(self, module: nn.Module, settings: Settings, device: torch.device, split: str) -> dict[str, float]:
         """Metrics of a module in eval mode on a fixed set, `"val"` (small) or `"test"`; neither is trained on."""
         raise NotImplementedError
+
+    def summarise(self, history: list[dict[str, float]]) -> dict[str, float]:
+        """Metrics that only the history tells, such as the steps until an accuracy is reached."""
+        return {}
 
     def describe(self, settings: Settings, seed: int) -> dict[str, Any]:
         """Make the data if need be, and say what they are, for the record."""

@@ -105,6 +105,34 @@ def test_resumes_to_the_bit(at):
     assert not run.state.parent.exists()
 
 
+class Selecting(Fragile):
+    """The second of three rows scores best, whatever the weights are."""
+
+    select = "score"
+
+    def evaluate(self, module, settings, device, split):
+        self.asked = getattr(self, "asked", 0) + 1
+        weight = {"weight": module.decoder.project.weight.sum().item()}
+        return {"score": [1.0, 3.0, 2.0, 0.0][self.asked - 1], **weight}
+
+    def summarise(self, history):
+        return {"rows": float(len(history))}
+
+
+@pytest.mark.parametrize("at", [None, 7, 11])
+def test_the_best_row_of_the_validation_is_what_is_kept(at):
+    task = Selecting(at)
+    run = Run.of(task, "srn", "smoke", seed=1, **SHORT)
+    if at is not None:
+        with pytest.raises(Interrupted):
+            train.train(run, save_minutes=0, show=False)
+    record = train.train(run, show=False)
+    assert task.asked == 4 and record["metrics"]["rows"] == 3
+    assert [row["step"] for row in record["history"]] == [5, 10, 12]
+    assert record["metrics"]["weight"] == record["history"][1]["weight"] != record["history"][2]["weight"]
+    assert json.loads(run.checkpoint.with_suffix(".json").read_bytes())["step"] == 10
+
+
 def test_evaluating_more_often_changes_nothing_else():
     sparse = train.train(Run.of(Fragile(), "srn", "smoke", **SHORT), show=False)
     often = train.train(Run.of(Fragile(), "srn", "smoke", **SHORT | {"eval_every": 1}), show=False)
