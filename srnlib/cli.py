@@ -19,7 +19,7 @@ Profile = Annotated[str, typer.Option(help="smoke (seconds), laptop (hours on on
 Seed = Annotated[int, typer.Option(help="Seed of weights, data and their order.")]
 _SET = typer.Option("--set", help="Change a setting, e.g. steps=100; may be repeated.", metavar="NAME=VALUE")
 Set = Annotated[list[str] | None, _SET]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; torch's choice if not given.", min=1)]
 
 
