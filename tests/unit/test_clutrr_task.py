@@ -18,7 +18,9 @@ from srnlib.runs import Run
 from srnlib.tasks import PROFILES, TASKS
 from srnlib.tasks import clutrr as clutrr_task
 from srnlib.tasks.clutrr import (
+    TEST_SEED,
     TRAINED,
+    VAL_SEED,
     clutrr,
     clutrr_generated,
     evaluation_set,
@@ -61,14 +63,11 @@ def test_nothing_is_trained_on_that_is_validated_or_tested_on():
         assert len(clutrr_generated.dataset(settings, seed)) == len(trained)
         patterns = {story.pattern for story in trained}
         for k in TRAINED[1:]:
-            held = [
-                s for s in clutrr_generated.stories(settings, clutrr_task.VAL_SEED, "train", k) if for_validation(s)
-            ]
+            held = filter(for_validation, clutrr_generated.stories(settings, VAL_SEED, "train", k))
+            held = {story.pattern for story in held}
             assert held and not patterns & held
         for k in LENGTHS:
-            assert not patterns & {
-                s.pattern for s in clutrr_generated.stories(settings, clutrr_task.TEST_SEED, "test", k)
-            }
+            assert not patterns & {s.pattern for s in clutrr_generated.stories(settings, TEST_SEED, "test", k)}
     assert len(evaluation_set(clutrr_generated, settings, "test", 4)) == settings.test_stories
 
 
