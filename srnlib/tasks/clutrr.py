@@ -74,7 +74,7 @@ class ClutrrSettings(Settings):
     @classmethod
     def smoke(cls, model: str) -> ClutrrSettings:
         """Seconds, for tests: little is learned."""
-        words = {"embed_dim": 8, "hidden": 8, "layers": 1, "dropout": 0.0, "read_story": False, "vocabulary": 128}
+        words = {"embed_dim": 8, "hidden": 8, "layers": 1, "dropout": 0.0, "read_story": False}
         sizes = {"reason": 8, "set_size": 14, "agg": 8, "inner_steps": 2, "inner_lr": 0.1}
         counts = {"train_stories": 100, "val_stories": 10, "test_stories": 10}
         return cls(steps=20, batch_size=16, lr=5e-3, eval_every=10, **words, **sizes, **counts)
@@ -113,7 +113,8 @@ class Clutrr(Task):
         self.name, self.paper = name, paper
 
     def settings(self, profile: str, model: str) -> ClutrrSettings:
-        return getattr(ClutrrSettings, profile)(model)
+        settings = getattr(ClutrrSettings, profile)(model)
+        return settings if self.name == "clutrr" else dataclasses.replace(settings, vocabulary=128)  # has 114 tokens
 
     def build(self, model: str, settings: ClutrrSettings) -> StoryModel:
         s = settings
@@ -185,6 +186,7 @@ class Clutrr(Task):
         n, ks = getattr(settings, f"{split}_stories"), TRAINED if k is None else (k,)
         return [story for each in ks for story in generate(n, seed, k=each, split=split)]
 
+    @functools.lru_cache(maxsize=8)  # noqa: B019 (tasks live as long as the program)
     def words(self, settings: ClutrrSettings) -> dict[str, int]:
         """The vocabulary: of the release's training stories, or of all templates."""
         if self.name == "clutrr":
