@@ -84,7 +84,7 @@ class ClutrrSettings(Settings):
         """One CPU core, minutes: a third of the published width, one LSTM layer, a query read from the sentences."""
         words = {"embed_dim": 32, "hidden": 32, "layers": 1, "dropout": 0.2, "read_story": False}
         inner = {"inner_steps": 5, "inner_lr": 1.0}
-        length = {"steps": 2268, "warmup": 0.05, "cooldown": 0.5, "eval_every": 189}
+        length = {"steps": 1512, "warmup": 0.05, "cooldown": 0.5, "eval_every": 189}
         return cls(batch_size=64, lr=4e-3, clip=1.0, reason=32, agg=32, **words, **inner, **length)
 
     @classmethod
