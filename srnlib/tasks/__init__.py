@@ -59,6 +59,7 @@ class Task:
         models: Names that `build` knows.
         rows: Rows of its table: metric key to label.
         paper: The paper's numbers: model to metric key to value.
+        headline: Its rows in the README's one table: metric key to (baseline, SRN), the two models compared there.
         select: Validation metric, larger is better: the weights of its best row are kept and tested. None: the last.
     """
 
@@ -66,6 +67,7 @@ class Task:
     models: tuple[str, ...]
     rows: dict[str, str]
     paper: dict[str, dict[str, float]]
+    headline: dict[str, tuple[str, str]] = {}
     select: str | None = None
 
     def settings(self, profile: str, model: str) -> Settings:
