@@ -21,28 +21,26 @@ from srnlib.data.clutrr_release import HELP, Story, load
 from srnlib.data.clutrr_text import TEMPLATES
 from srnlib.data.clutrr_tokens import FIRST_PERSON, FIRST_WORD, PEOPLE, encode, for_validation, vocabulary
 from srnlib.models.language import Answer, PairReasoner, StoryEncoder, StoryModel, TripleEncoder
-from srnlib.refine import GraphRefiner, SetRefiner
+from srnlib.refine import GraphRefiner
 from srnlib.results import data_dir
 from srnlib.set_encoders import GraphEncoder, SetEncoder
 from srnlib.tasks import Settings, Task
+from srnlib.tasks.refining import InnerLoop, refinement
 
 TRAINED = (2, 3, 4)  # k of the training stories, and of the paper's mean
 VAL_SEED, TEST_SEED = 1_000_000, 2_000_000  # of generated stories; above every training seed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ClutrrSettings(Settings):
-    """Settings of CLUTRR; the inner loop's are read by SRN and GRN only.
+class ClutrrSettings(InnerLoop, Settings):
+    """Settings of CLUTRR.
 
     Attributes:
         embed_dim, hidden, layers, dropout, read_story: Of the LSTM, see `srnlib.models.language.StoryEncoder`.
         reason: Width of the relation network's g.
         set_size: N, of all models but `rn`.
         agg: Width of H_agg.
-        kaiming: Whether H_agg's layers start from Kaiming's initialisation instead of torch's, so that it is steep
-            enough to descend on from the first step.
         pool_edges: Whether GRN's H_agg is `GraphEncoder`, which pools edges too, or the cheap `TripleEncoder`.
-        inner_steps, inner_lr, inner_momentum, grad, detach_init: See `srnlib.refine`.
         l2: Adam's weight decay as published: half the squared weights times this is added to the loss.
         vocabulary: Tokens told apart, at most; rarer words become one.
         train_stories: Generated stories for each of k = 2, 3, 4, validation included; the release has its own number.
@@ -58,13 +56,8 @@ class ClutrrSettings(Settings):
     reason: int
     set_size: int = 20
     agg: int
-    kaiming: bool = True
     pool_edges: bool = False
-    inner_steps: int
-    inner_lr: float
     inner_momentum: float = 0.0
-    grad: str = "unroll"
-    detach_init: bool = False
     l2: float = 0.0
     vocabulary: int = 2048
     train_stories: int = 5000
@@ -107,6 +100,7 @@ class Clutrr(Task):
         "acc.mean_val": "k = 2, 3, 4, chosen on validation, %",
         **{f"acc.k{k}": f"k = {k}, chosen on validation, %" for k in LENGTHS},
     }
+    headline = {"acc.mean": ("rn", "srn"), "acc.mean_val": ("rn_fixed", "srn")}
     select = "acc.mean_val"
 
     def __init__(self, name: str, paper: dict[str, dict[str, float]]):
@@ -120,17 +114,11 @@ class Clutrr(Task):
         s = settings
         encoder = StoryEncoder(s.vocabulary, s.embed_dim, s.hidden, s.layers, s.dropout, s.read_story)
         dim, refiner = 2 * s.hidden, None
-        if model in ("srn", "grn"):
-            if model == "srn":
-                kind, H_agg = SetRefiner, SetEncoder(dim, dim, hidden=s.agg)
-            else:
-                kind, H_agg = GraphRefiner, GraphEncoder(dim, 1, dim, hidden=s.agg)
-                H_agg = H_agg if s.pool_edges else TripleEncoder(dim, dim, s.agg)
-            for layer in H_agg.modules():
-                if s.kaiming and isinstance(layer, nn.Linear):
-                    nn.init.kaiming_normal_(layer.weight)
-            loop = {"steps": s.inner_steps, "inner_lr": s.inner_lr, "momentum": s.inner_momentum}
-            refiner = kind(H_agg, **loop, grad=s.grad, detach_init=s.detach_init)
+        if model == "srn":
+            refiner = s.refiner(SetEncoder(dim, dim, hidden=s.agg))
+        elif model == "grn":
+            H_agg = GraphEncoder(dim, 1, dim, hidden=s.agg) if s.pool_edges else TripleEncoder(dim, dim, s.agg)
+            refiner = s.refiner(H_agg, GraphRefiner)
         reasoner = PairReasoner(dim, 2 * dim, s.reason, len(TARGETS))
         return StoryModel(encoder, reasoner, None if model == "rn" else s.set_size, refiner)
 
@@ -146,7 +134,7 @@ class Clutrr(Task):
         loss = nn.functional.cross_entropy(out.logits, target)
         if settings.l2:
             loss = loss + settings.l2 / 2 * sum(p.square().sum() for p in module.parameters())
-        return loss, {name: v.mean() for name, v in refinement(out).items()}
+        return loss, {name: v.mean() for name, v in refined(out).items()}
 
     def evaluate(self, module, settings, device, split) -> dict[str, float]:
         """In percent: `acc.k` for each k there is, and `acc.mean_val`, their mean over k = 2, 3, 4.
@@ -240,25 +228,22 @@ def evaluation_set(task: Clutrr, settings: ClutrrSettings, split: str, k: int) -
 
 def measure(task: Clutrr, module: nn.Module, settings: ClutrrSettings, device, split: str, ks) -> dict[str, float]:
     """`acc.k` and `acc.mean_val` in percent, and what a refiner does, on the stories of each of `ks`."""
-    scores, refined = {}, {}
+    scores, moved = {}, {}
     for k in ks:
         right = []
         for tokens, query, target in DataLoader(evaluation_set(task, settings, split, k), batch_size=256):
             out = module(tokens.to(device).long(), query.to(device).long())
             right.append(out.logits.argmax(dim=1).cpu() == target)
-            for name, values in refinement(out).items():
-                refined.setdefault(name, []).append(values.cpu())
+            for name, values in refined(out).items():
+                moved.setdefault(name, []).append(values.cpu())
         scores[f"acc.k{k}"] = 100 * float(torch.cat(right).float().mean())
     scores["acc.mean_val"] = statistics.fmean(scores[f"acc.k{k}"] for k in TRAINED)
-    return scores | {name.replace("_", "."): float(torch.cat(values).mean()) for name, values in refined.items()}
+    return scores | {name.replace("_", "."): float(torch.cat(values).mean()) for name, values in moved.items()}
 
 
-def refinement(out: Answer) -> dict[str, Tensor]:
-    """What a refiner did to each set `[B]`: inner loss before and after, ||S - S0|| / ||S0||, edges alike."""
-    if out.trace is None:
-        return {}
-    moved = (out.S - out.S0).detach().flatten(1).norm(dim=1) / out.S0.detach().flatten(1).norm(dim=1)
-    found = {"inner_first": out.trace.inner_loss[0], "inner_last": out.trace.inner_loss[-1], "moved": moved}
-    if out.edges is not None:
-        found["moved_edges"] = (out.edges.detach() - 1).flatten(1).norm(dim=1) / out.edges.shape[1]
-    return found
+def refined(out: Answer) -> dict[str, Tensor]:
+    """`srnlib.tasks.refining.refinement`, and how far the edges moved from 1, relative to their norm too."""
+    if out.edges is None:
+        return refinement(out)
+    moved = (out.edges.detach() - 1).flatten(1).norm(dim=1) / out.edges.shape[1]
+    return refinement(out) | {"moved_edges": moved}

@@ -25,7 +25,7 @@ from srnlib.tasks.clutrr import (
     clutrr_generated,
     evaluation_set,
     permute_people,
-    refinement,
+    refined,
     release,
 )
 
@@ -156,7 +156,7 @@ def test_moved_is_measured_on_the_set_and_on_the_edges():
     S0[0, 0, 0], S[0, 0, 0], S[0, 1, 1] = 2.0, 2.0, 1.0
     trace = Trace(torch.tensor([[3.0], [1.0]]), torch.ones(1, 1))
     edges = torch.tensor([[[1.0, 1.0], [1.0, 3.0]]])
-    found = refinement(clutrr_task.Answer(None, S0, S, None, edges, trace))
+    found = refined(clutrr_task.Answer(None, S0, S, None, edges, trace))
     assert {k: v.item() for k, v in found.items()} == {
         "inner_first": 3.0, "inner_last": 1.0, "moved": 0.5, "moved_edges": 1.0,
     }  # fmt: skip
