@@ -127,4 +127,10 @@ def choose(kind: str, name: str, known: Iterable[str]) -> Any:
     return known[name] if isinstance(known, Mapping) else name
 
 
-TASKS: Mapping[str, Task] = _Tasks({"circles": "srnlib.tasks.circles:circles"})
+TASKS: Mapping[str, Task] = _Tasks(
+    {
+        "circles": "srnlib.tasks.circles:circles",
+        "clutrr": "srnlib.tasks.clutrr:clutrr",
+        "clutrr_generated": "srnlib.tasks.clutrr:clutrr_generated",
+    }
+)
