@@ -125,4 +125,11 @@ def choose(kind: str, name: str, known: Iterable[str]) -> Any:
     return known[name] if isinstance(known, Mapping) else name
 
 
-TASKS: Mapping[str, Task] = _Tasks({"circles": "srnlib.tasks.circles:circles"})
+TASKS: Mapping[str, Task] = _Tasks(
+    {
+        "circles": "srnlib.tasks.circles:circles",
+        "pong": "srnlib.tasks.world_model:pong",
+        "space_invaders": "srnlib.tasks.world_model:space_invaders",
+        "shapes": "srnlib.tasks.world_model:shapes_world",
+    }
+)
