@@ -29,18 +29,40 @@ class Seen(NamedTuple):
     trace: Trace | None
 
 
+class Background(nn.BatchNorm1d):
+    """Takes the mean image away and divides by each pixel's standard deviation, both learned by a running mean.
+
+    What never changes becomes zero, so what moves is not a small difference between large numbers. Pixels that hardly
+    change are not blown up: `floor` is added to the variance.
+
+    Args:
+        channels, side: Of the images `[B, channels, side, side]`.
+    """
+
+    def __init__(self, channels: int, side: int, floor: float = 1e-2):
+        super().__init__(channels * side * side, eps=floor, affine=False)
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Images `[B, C, H, W]` to images of the same shape."""
+        return super().forward(X.flatten(1)).view(X.shape).contiguous(memory_format=torch.channels_last)
+
+
 class ObjectExtractor(nn.Sequential):
     """Observation to one mask an object: convolution, batch norm, leaky ReLU, convolution, sigmoid.
 
     Args:
-        channels: Of the observation.
+        channels, side: Of the observation.
         slots: K, number of masks.
         width: Filters of the first convolution.
         first, second: (kernel, stride, padding) of the convolutions.
+        background: Whether `Background` comes first; C-SWM has none.
     """
 
-    def __init__(self, channels: int, slots: int, width: int, first: tuple, second: tuple):
+    def __init__(
+        self, channels: int, side: int, slots: int, width: int, first: tuple, second: tuple, background: bool = False
+    ):
         super().__init__(
+            Background(channels, side) if background else nn.Identity(),
             nn.Conv2d(channels, width, *first),
             nn.BatchNorm2d(width),
             nn.LeakyReLU(),
@@ -164,11 +186,24 @@ def energy(S: Tensor, other: Tensor) -> Tensor:
     return (S - other).square().sum(dim=-1).mean(dim=-1) / (2 * SIGMA**2)
 
 
-def contrastive_loss(predicted: Tensor, following: Tensor, now: Tensor, negative: Tensor) -> Tensor:
-    """C-SWM's loss `[...]`: the prediction near what follows, a negative at least the hinge away from the present.
+def contrastive_loss(S: Tensor, predicted: Tensor, *, same_time: bool = False) -> Tensor:
+    """C-SWM's loss: a prediction near what follows, a negative at least the hinge away from the present.
 
-    `H + max(0, hinge - H~)` with H the energy of prediction and next state, H~ that of present and negative state.
+    `H + max(0, 1 - H~)`, with H the energy of prediction and next state, H~ that of present and negative state; mean
+    over all transitions.
 
-    Args: States `[..., K, D]`.
+    Args:
+        S: States `[B, T + 1, K, D]` of B episodes (or parts of episodes).
+        predicted: Predictions `[B, T, K, D]` of all but the first.
+        same_time: Negatives are the states of all other episodes at the same place in T, instead of one state drawn
+            from all (as C-SWM does, by a permutation).
     """
-    return energy(predicted, following) + (HINGE - energy(now, negative)).clamp(min=0)
+    now, positive = S[:, :-1], energy(predicted, S[:, 1:]).mean()
+    if not same_time:
+        flat = now.flatten(0, 1)
+        negative = flat[torch.randperm(len(flat), device=flat.device)]
+        return positive + (HINGE - energy(flat, negative)).clamp(min=0).mean()
+    if len(S) < 2:
+        raise ValueError("same_time compares episodes: a batch needs at least two")
+    near = (HINGE - energy(now.unsqueeze(0), now.unsqueeze(1))).clamp(min=0).mean(dim=2)  # [B, B]
+    return positive + (near.sum() - near.trace()) / (len(S) * (len(S) - 1))

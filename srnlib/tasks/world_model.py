@@ -41,7 +41,8 @@ class WorldModelSettings(Settings):
         width, first, second: Of the extractor, see `srnlib.models.world_model.ObjectExtractor`.
         hidden: Width of all MLPs.
         span: See above; divides the length of a training episode.
-        same_time: Whether a negative is of another episode at the same time, instead of any state of the batch.
+        background: Whether the extractor takes the background away first.
+        same_time: Whether negatives are of other episodes at the same time, instead of any state of the batch.
         embed_dim: E.
         kaiming: Whether H_agg's MLP starts from Kaiming's initialisation, steep enough to descend on.
         inner_steps, inner_lr, inner_momentum, grad, detach_init: See `srnlib.refine`.
@@ -56,6 +57,7 @@ class WorldModelSettings(Settings):
     second: tuple[int, ...]
     hidden: int
     span: int = 1
+    background: bool = False
     same_time: bool = False
     embed_dim: int = 512
     kaiming: bool = True
@@ -87,13 +89,13 @@ class WorldModelSettings(Settings):
     @classmethod
     def laptop(cls, world: str, slots: int) -> WorldModelSettings:
         """A few minutes of one CPU core."""
-        length = {"steps": 1000, "lr": 1e-3, "warmup": 0.02, "cooldown": 0.5, "clip": 10.0, "eval_every": 100}
-        model = {"slots": slots, "hidden": 128, "embed_dim": 128, "width": 32}
+        length = {"steps": 4000, "lr": 1e-3, "warmup": 0.02, "cooldown": 0.5, "clip": 10.0, "eval_every": 400}
+        model = {"slots": slots, "hidden": 128, "embed_dim": 128, "width": 16}
         if world == "shapes":
             model |= {"state_dim": 2, "first": (10, 10, 0), "second": (1, 1, 0), "train_length": 100}
             return cls(batch_size=32, span=10, **length, **model)
         model |= {"state_dim": 4, "first": (9, 5, 2), "second": (1, 1, 0)}
-        return cls(batch_size=32, span=atari.STEPS, same_time=True, **length, **model)
+        return cls(batch_size=8, span=atari.STEPS, same_time=True, background=True, **length, **model)
 
     @classmethod
     def paper(cls, world: str, slots: int) -> WorldModelSettings:
@@ -161,8 +163,10 @@ class WorldModels(Task):
     def build(self, model: str, settings: WorldModelSettings) -> nn.Module:
         k, d, hidden = settings.slots, settings.state_dim, settings.hidden
         channels, actions = (6, atari.ACTIONS) if self.atari else (3, shapes.ACTIONS)
-        extractor = ObjectExtractor(channels, k, settings.width, settings.first, settings.second)
-        area = extractor(torch.zeros(2, channels, PIXELS, PIXELS))[0, 0].numel()
+        convolutions = (settings.width, settings.first, settings.second, settings.background)
+        extractor = ObjectExtractor(channels, PIXELS, k, *convolutions)
+        area = extractor.eval()(torch.zeros(1, channels, PIXELS, PIXELS))[0, 0].numel()
+        extractor.train()
         encoder = Constant(d) if model == "constant" else normed_mlp(area, hidden, d)
         transition = Transition(d, actions if self.atari else actions // k, hidden)
         refiner = embed = None
@@ -198,14 +202,8 @@ class WorldModels(Task):
         """C-SWM's contrastive loss of a transition."""
         predicted, seen = module(batch[0].float() / 255, batch[1])
         S = seen.S.unflatten(0, batch[0].shape[:2])
-        now, following = S[:, :-1], S[:, 1:]
-        if settings.same_time:
-            negative = now[torch.randperm(len(now))]
-        else:
-            flat = now.flatten(0, 1)
-            negative = flat[torch.randperm(len(flat))].view_as(now)
-        found = contrastive_loss(predicted, following, now, negative)
-        return found.mean(), {name: v.mean() for name, v in refinement(seen).items()}
+        found = contrastive_loss(S, predicted, same_time=settings.same_time)
+        return found, {name: v.mean() for name, v in refinement(seen).items()}
 
     def evaluate(self, module, settings, device, split) -> dict[str, float]:
         """For 1, 5 and 10 steps ahead, from the start of each episode, in percent: hits at rank 1 and reciprocal rank.
