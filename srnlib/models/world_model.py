@@ -1,4 +1,4 @@
-"""C-SWM, a world model of objects (Kipf et al. 2020), with or without a refiner on its set (paper: section 3.2, E.1)."""
+"""C-SWM, a world model of objects (Kipf et al. 2020), with or without a refiner on its set (paper: 3.2, E.1)."""
 
 from __future__ import annotations
 

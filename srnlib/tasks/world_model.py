@@ -1,4 +1,4 @@
-"""World models: C-SWM with and without a refiner on two Atari games and on 2D Shapes (paper: section 3.2, appendix E)."""
+"""World models: C-SWM with and without a refiner on two Atari games and on 2D Shapes (paper: 3.2, E)."""
 
 from __future__ import annotations
 
