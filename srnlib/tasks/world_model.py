@@ -39,11 +39,11 @@ class WorldModelSettings(Settings):
     Attributes:
         slots, state_dim: K and D.
         width, first, second: Of the extractor, see `srnlib.models.world_model.ObjectExtractor`.
-        hidden: Width of all MLPs.
+        hidden: Width of the MLPs of C-SWM.
         span: See above; divides the length of a training episode.
         background: Whether the extractor takes the background away first.
         same_time: Whether negatives are of other episodes at the same time, instead of any state of the batch.
-        embed_dim: E.
+        embed_dim: E, and the width of H_agg's MLP.
         kaiming: Whether H_agg's MLP starts from Kaiming's initialisation, steep enough to descend on.
         inner_steps, inner_lr, inner_momentum, grad, detach_init: See `srnlib.refine`.
         train_episodes, train_length, val_episodes, test_episodes: Number of episodes, and steps of one to train on;
@@ -89,11 +89,11 @@ class WorldModelSettings(Settings):
     @classmethod
     def laptop(cls, world: str, slots: int) -> WorldModelSettings:
         """A few minutes of one CPU core."""
-        length = {"steps": 4000, "lr": 1e-3, "warmup": 0.02, "cooldown": 0.5, "clip": 10.0, "eval_every": 400}
-        model = {"slots": slots, "hidden": 128, "embed_dim": 128, "width": 16}
+        length = {"steps": 3000, "lr": 2e-3, "warmup": 0.02, "cooldown": 0.5, "clip": 10.0, "eval_every": 250}
+        model = {"slots": slots, "hidden": 128, "embed_dim": 64, "width": 16, "inner_steps": 5}
         if world == "shapes":
             model |= {"state_dim": 2, "first": (10, 10, 0), "second": (1, 1, 0), "train_length": 100}
-            return cls(batch_size=32, span=10, **length, **model)
+            return cls(batch_size=8, span=10, **length | {"steps": 2000}, **model)
         model |= {"state_dim": 4, "first": (9, 5, 2), "second": (1, 1, 0)}
         return cls(batch_size=8, span=atari.STEPS, same_time=True, background=True, **length, **model)
 
@@ -171,7 +171,7 @@ class WorldModels(Task):
         transition = Transition(d, actions if self.atari else actions // k, hidden)
         refiner = embed = None
         if model.startswith("srn"):
-            H_agg = SetEncoder(d, settings.embed_dim, hidden=hidden)
+            H_agg = SetEncoder(d, settings.embed_dim, hidden=settings.embed_dim)
             if settings.kaiming:
                 for layer in H_agg.mlp[::2]:
                     nn.init.kaiming_normal_(layer.weight)
@@ -200,7 +200,7 @@ class WorldModels(Task):
 
     def loss(self, module, batch, settings, step) -> tuple[Tensor, dict[str, Tensor]]:
         """C-SWM's contrastive loss of a transition."""
-        predicted, seen = module(batch[0].float() / 255, batch[1])
+        predicted, seen = module(batch[0] * (1 / 255), batch[1])
         S = seen.S.unflatten(0, batch[0].shape[:2])
         found = contrastive_loss(S, predicted, same_time=settings.same_time)
         return found, {name: v.mean() for name, v in refinement(seen).items()}
@@ -260,7 +260,7 @@ def see_distinct(
     places, whose = ranking.distinct(X)
     states = []
     for part in X[places].split(size):
-        seen = module.see(part.to(device).float() / 255)
+        seen = module.see(part.to(device) * (1 / 255))
         states.append(seen.S)
         for name, values in refinement(seen).items():
             refined.setdefault(name.replace("_", "."), []).append(values.float().cpu())
