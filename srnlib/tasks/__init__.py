@@ -132,5 +132,8 @@ TASKS: Mapping[str, Task] = _Tasks(
         "circles": "srnlib.tasks.circles:circles",
         "clutrr": "srnlib.tasks.clutrr:clutrr",
         "clutrr_generated": "srnlib.tasks.clutrr:clutrr_generated",
+        "pong": "srnlib.tasks.world_model:pong",
+        "space_invaders": "srnlib.tasks.world_model:space_invaders",
+        "shapes": "srnlib.tasks.world_model:shapes_world",
     }
 )
