@@ -125,4 +125,10 @@ def choose(kind: str, name: str, known: Iterable[str]) -> Any:
     return known[name] if isinstance(known, Mapping) else name
 
 
-TASKS: Mapping[str, Task] = _Tasks({"circles": "srnlib.tasks.circles:circles"})
+TASKS: Mapping[str, Task] = _Tasks(
+    {
+        "circles": "srnlib.tasks.circles:circles",
+        "sort_of_clevr": "srnlib.tasks.sort_of_clevr:sort_of_clevr",
+        "sort_of_clevr_decode": "srnlib.tasks.sort_of_clevr_decode:sort_of_clevr_decode",
+    }
+)
