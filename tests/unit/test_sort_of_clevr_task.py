@@ -9,7 +9,7 @@ import torch
 from srnlib.data import sort_of_clevr as data
 from srnlib.models.relation_network import Answers
 from srnlib.tasks import TASKS
-from srnlib.tasks.sort_of_clevr import ABLATION, QUESTIONS, accuracy, turned_scenes
+from srnlib.tasks.sort_of_clevr import ABLATION, QUESTIONS, accuracy, question_chances, turned_scenes
 
 TASK = TASKS["sort_of_clevr"]
 SMOKE = TASK.settings("smoke", "srn")
@@ -64,6 +64,16 @@ def test_loss_asks_different_questions_of_each_image_and_knows_the_answers():
     assert TASK.loss(module, rows, settings, 0)[0] > 10
 
 
+def test_relational_questions_come_in_over_the_curriculum():
+    settings = dataclasses.replace(SMOKE, steps=100, relational=0.6, curriculum=0.5)
+    shares = [float(question_chances(settings, step)[18]) for step in range(100)]
+    assert shares[0] == pytest.approx(0, abs=1e-5) and shares == sorted(shares)
+    assert shares[25] == pytest.approx(0.3) and shares[50:] == pytest.approx([0.6] * 50)
+    for share in (0.0, 1.0):  # all questions can be drawn all the same
+        chances = question_chances(dataclasses.replace(SMOKE, relational=share), 0)
+        assert sorted(torch.multinomial(chances, 36).tolist()) == list(range(36))
+
+
 def test_clutter_is_drawn_behind_the_same_scenes():
     class Looking(Knowing):
         def forward(self, X, questions, steps=None):
@@ -108,7 +118,7 @@ def test_history_is_summed_up():
 def test_models_are_trained_alike_and_rn_wide_has_as_many_parameters_as_srn(profile):
     settings = {model: TASK.settings(profile, model) for model in TASK.models}
     as_dict = {model: dataclasses.asdict(s) for model, s in settings.items()}
-    differ = {"rn": {"steps"}, "rn_wide": {"steps", "width"}, "srn_detached": {"steps", "detach_init"}}
+    differ = {"rn": {"steps"}, "rn_wide": {"steps", "width", "hidden"}, "srn_detached": {"steps", "detach_init"}}
     for model, may in differ.items():
         assert {name for name in as_dict["srn"] if as_dict["srn"][name] != as_dict[model][name]} <= may
     size = {m: sum(p.numel() for p in TASK.build(m, settings[m]).parameters()) for m in ("srn", "rn_wide", "rn")}
