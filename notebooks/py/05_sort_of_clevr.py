@@ -54,6 +54,8 @@ import srnlib
 print("srnlib", srnlib.__version__)
 
 # %%
+import textwrap
+
 import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
@@ -110,9 +112,8 @@ for scene, form, said in zip(centers, shapes, truth, strict=True):  # a second r
 # %%
 fig, axes = plt.subplots(1, 4, figsize=(10, 3.4), layout="constrained")
 for ax, picture, said, at in zip(axes, images, truth, (27, 24, 20, 31), strict=True):
-    asked = wording[at].replace(" the object", "\nthe object").replace(" have", "\nhave")
     plots.show(ax, picture / 255)
-    ax.set_title(f"{asked}\n{data.ANSWERS[said[at]]}", fontsize=9)
+    ax.set_title(textwrap.fill(wording[at], 28) + f"\n{data.ANSWERS[said[at]]}", fontsize=9)
 plt.show()
 
 # %% [markdown]
@@ -263,7 +264,17 @@ def ours_of(model, key, profile=PROFILE):
     return [r["metrics"][key] for r in results.load("sort_of_clevr", model, profile) if key in r["metrics"]]
 
 
-display(Markdown("**Table 2.** Right answers and robust scenes, %.\n\n" + results.table(task, PROFILE)))
+there = {"paper": task.paper, "ours": {m for m in task.models if RECORDS[m]}}
+columns = [(m, who) for m in task.models for who in there if m in there[who]]
+heads = [f"{NAMES[m]}, {who}" + (f" (n={len(RECORDS[m])})" if who == "ours" else "") for m, who in columns]
+lines = ["**Table 2.** Right answers, and robust scenes.", ""]
+lines += ["| | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(heads)]
+for key, label in task.rows.items():
+    both = {"paper": {m: str(numbers.get(key, "–")) for m, numbers in task.paper.items()}}
+    both["ours"] = {m: results.mean_sd(ours_of(m, key)) for m in task.models}
+    cells = [both[who][m] for m, who in columns]
+    lines.append(f"| {label} | " + " | ".join(cells) + " |")
+display(Markdown("\n".join(lines)))
 
 
 # %% tags=["nbval-check-output"]
@@ -375,7 +386,7 @@ for ax, k in zip(frames.subplots(2, 4).flat, range(0, 720, 90), strict=True):
 ax = polar.add_subplot(projection="polar")
 for m in MODELS:
     ax.plot(np.deg2rad(degrees), chance[m], color=COLOURS[m], label=NAMES[m], linewidth=1.2)
-ax.set(ylim=(0, 1), yticks=(0.5, 1))
+ax.set(ylim=(0, 1), yticks=(0.5, 1), theta_direction=-1)  # clockwise, as the scene turns
 ax.set_title(f"Probability of '{data.ANSWERS[correct]}' while the scene turns", fontsize=10)
 ax.legend(loc="lower left", bbox_to_anchor=(-0.35, -0.15), fontsize=9)
 plt.show()
@@ -383,8 +394,8 @@ for m in MODELS:
     print(f"{NAMES[m]:8s} right at {(chance[m] > 0.5).sum()} of 720 angles, least sure {chance[m].min():.2f}")
 
 # %% [markdown]
-# That is one scene; Table 2 counts 200 of each kind. A single number hides how a model fails, so here the share of
-# rotations answered rightly, scene by scene, on 12 easy scenes of the test set; the table has the means over all.
+# That is one scene. A single number over many scenes hides how a model fails, so here is the share of rotations that
+# are answered rightly, scene by scene, on 12 scenes of each kind; below, the means over all test scenes.
 
 # %%
 def turns(model, scenes, every=10):
@@ -471,7 +482,7 @@ DECODED = {m: results.load("sort_of_clevr_decode", m, PROFILE) for m in MODELS}
 assert all(DECODED[m] for m in MODELS), "python -m srnlib train sort_of_clevr_decode --model rn"
 display(Markdown(results.table(decode, PROFILE)))
 blank = DECODED["rn"][0]["metrics"]["error.blank"]
-print(f"A blank sheet has a squared error of {blank:.0f}; the paper does not say the unit of its 5000 and 773.")
+print(f"The paper does not say the unit of its 5000 and 773; a blank sheet would have {blank:.0f} in ours.")
 PAINTERS = {m: load_module(Run.of("sort_of_clevr_decode", m, PROFILE)) for m in MODELS}
 some = torch.from_numpy(data.generate(3, DECODED["rn"][0]["config"]["source_seed"])[0]).float() / 255
 fig, axes = plt.subplots(3, 5, figsize=(9.5, 6), layout="constrained")

@@ -53,8 +53,8 @@ class DecodeSettings(Settings):
     @classmethod
     def laptop(cls) -> DecodeSettings:
         """One CPU core, at most half an hour: a narrow decoder and fewer images to overfit."""
-        length = {"steps": 1500, "warmup": 0.02, "cooldown": 0.4, "eval_every": 250}
-        return cls(batch_size=8, lr=3e-3, width=2, cells=80, train_images=500, **length)
+        length = {"steps": 3000, "warmup": 0.02, "cooldown": 0.4, "eval_every": 500}
+        return cls(batch_size=8, lr=3e-3, width=4, cells=80, train_images=500, **length)
 
     @classmethod
     def paper(cls) -> DecodeSettings:
@@ -68,7 +68,9 @@ class SortOfClevrDecode(Task):
     name = "sort_of_clevr_decode"
     models = ("rn", "srn")
     rows = {
-        "error.train": "squared error of an image (blank: error.blank)",
+        "error.train": "squared error of an image",
+        "error.new": "squared error of a new image",
+        "error.blank": "squared error of a blank sheet",
         "objects.extra": "objects too many in an image",
         "objects.missing": "objects missing in an image",
     }
