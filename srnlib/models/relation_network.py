@@ -144,7 +144,9 @@ def sum_over_pairs(left: Tensor, right: Tensor, layers: nn.ModuleList) -> Tensor
     """
     questions = max(1, CACHE // (left.shape[1] ** 2 * left.shape[2])) if left.device.type == "cpu" else 64
     parameters = [p for layer in layers for p in (layer.weight, layer.bias)]
-    return _SumOverPairs.apply(questions, left, right, *parameters)
+    left, right = (half.to(parameters[0].dtype if parameters else half.dtype) for half in (left, right))
+    with torch.autocast(left.device.type, enabled=False):  # a sum of hundreds of terms is not for bf16
+        return _SumOverPairs.apply(questions, left, right, *parameters)
 
 
 class _SumOverPairs(torch.autograd.Function):

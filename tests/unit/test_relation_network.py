@@ -79,6 +79,18 @@ def test_answers_do_not_depend_on_the_order_of_the_set_nor_on_other_questions():
     torch.testing.assert_close(relations(S[1:], questions[1:]), logits[1:])
 
 
+def test_pairs_are_summed_in_full_precision_under_autocast():
+    torch.manual_seed(0)
+    relations = RelationNetwork(5, 3, 4, width=8, hidden=8).eval()
+    S, questions = torch.randn(2, 4, 5), torch.randn(2, 3, 3)
+    exact = relations(S, questions)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = relations(S, questions)
+    logits.float().sum().backward()
+    torch.testing.assert_close(logits.float(), exact, rtol=0.05, atol=0.05)
+    assert all(torch.isfinite(p.grad).all() for p in relations.parameters())
+
+
 def described(module):
     """Linear and convolution layers with their sizes, and how they are joined."""
     kinds = {nn.Linear: ("in_features", "out_features"), nn.Dropout: ("p",), nn.BatchNorm2d: ("num_features",)}
