@@ -135,5 +135,7 @@ TASKS: Mapping[str, Task] = _Tasks(
         "pong": "srnlib.tasks.world_model:pong",
         "space_invaders": "srnlib.tasks.world_model:space_invaders",
         "shapes": "srnlib.tasks.world_model:shapes_world",
+        "sort_of_clevr": "srnlib.tasks.sort_of_clevr:sort_of_clevr",
+        "sort_of_clevr_decode": "srnlib.tasks.sort_of_clevr_decode:sort_of_clevr_decode",
     }
 )
