@@ -125,4 +125,4 @@ def choose(kind: str, name: str, known: Iterable[str]) -> Any:
     return known[name] if isinstance(known, Mapping) else name
 
 
-TASKS: Mapping[str, Task] = _Tasks({"circles": "srnlib.tasks.circles:circles"})
+TASKS: Mapping[str, Task] = _Tasks({"circles": "srnlib.tasks.circles:circles", "clevr": "srnlib.tasks.clevr:clevr"})
