@@ -61,14 +61,15 @@ class ClevrSettings(Settings):
     def smoke(cls) -> ClevrSettings:
         """Seconds, for tests: nothing is learned."""
         model = {"width": 1, "encoder_width": 2, "hidden": 16, "set_size": 4, "embed_dim": 16, "inner_steps": 3}
+        model |= {"inner_lr": 0.1}
         images = {"size": 32, "train_images": 48, "val_images": 6, "test_images": 12}
         return cls(steps=20, batch_size=8, lr=1e-3, clip=10.0, eval_every=10, cells=32, **model, **images)
 
     @classmethod
     def laptop(cls, steps: int) -> ClevrSettings:
         """One CPU core: 3/64 of the paper's channels in the decoder, 1/4 in the encoder, 1/8 in H_agg."""
-        model = {"width": 3, "encoder_width": 16, "hidden": 64, "embed_dim": 64}
-        length = {"steps": steps, "warmup": 0.01, "cooldown": 0.5, "eval_every": 1000}
+        model = {"width": 3, "encoder_width": 16, "hidden": 64, "embed_dim": 64, "inner_lr": 0.1}
+        length = {"steps": steps, "warmup": 0.01, "cooldown": 0.5, "eval_every": 300}
         return cls(batch_size=8, lr=2e-3, clip=1.0, cells=256, **model, **length)
 
     @classmethod
@@ -98,7 +99,7 @@ class ClevrTask(Task):
 
     def settings(self, profile: str, model: str) -> ClevrSettings:
         if profile == "laptop":  # the same core time for both
-            return ClevrSettings.laptop({"srn": 6_000, "baseline": 10_000}[model])
+            return ClevrSettings.laptop({"srn": 1_500, "baseline": 2_700}[model])
         return getattr(ClevrSettings, profile)()
 
     def build(self, model: str, settings: ClevrSettings) -> nn.Module:
