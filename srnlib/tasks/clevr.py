@@ -173,7 +173,7 @@ def scenes(settings: ClevrSettings, split: str) -> Clevr:
     n = getattr(settings, f"{split}_images")
     workers = max(1, min(os.cpu_count() or 1, n // 64))
     cache = results.data_dir() / "cache"
-    return load(n, SCENES[split], cache, size=settings.size, workers=workers, progress=n >= 200)
+    return load(n, SCENES[split], cache, size=settings.size, workers=workers, progress=n >= 1_000)
 
 
 def tensors(images: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
