@@ -53,7 +53,7 @@ def object_iou(elements: Tensor, boxes: Tensor) -> Tensor:
     Raises:
         ValueError: If the shapes do not fit.
     """
-    return _best(elements, boxes).mean(dim=1)
+    return best_iou(elements, boxes).mean(dim=1)
 
 
 def object_iou_real(elements: Tensor, boxes: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ def object_iou_real(elements: Tensor, boxes: Tensor) -> Tensor:
     real = boxes.flatten(2).any(dim=2)
     if not bool(real.any(dim=1).all()):
         raise ValueError("an image has no object: every row of boxes is empty")
-    return (_best(elements, boxes) * real).sum(dim=1) / real.sum(dim=1)
+    return (best_iou(elements, boxes) * real).sum(dim=1) / real.sum(dim=1)
 
 
 def fill_boxes(masks: Tensor) -> Tensor:
@@ -84,8 +84,8 @@ def fill_boxes(masks: Tensor) -> Tensor:
     return torch.from_numpy(filled).to(masks.device)
 
 
-def _best(elements: Tensor, boxes: Tensor) -> Tensor:
-    """`[B, M]`: for each true box the largest IoU of an element's filled boxes."""
+def best_iou(elements: Tensor, boxes: Tensor) -> Tensor:
+    """For each true box the largest IoU of an element's filled boxes, `[B, M]`; arguments as in `object_iou`."""
     b, _, _, height, width = elements.shape
     if boxes.dtype != torch.bool or boxes.dim() != 4 or (*boxes.shape[:1], *boxes.shape[2:]) != (b, height, width):
         raise ValueError(f"boxes must be bool [{b}, M, {height}, {width}], got {boxes.dtype} {list(boxes.shape)}")
