@@ -139,3 +139,4 @@ TASKS: Mapping[str, Task] = _Tasks(
         "sort_of_clevr_decode": "srnlib.tasks.sort_of_clevr_decode:sort_of_clevr_decode",
     }
 )
+TASKS: Mapping[str, Task] = _Tasks({"circles": "srnlib.tasks.circles:circles", "clevr": "srnlib.tasks.clevr:clevr"})
