@@ -14,11 +14,10 @@ from torch.utils.data import TensorDataset
 from srnlib.data import sort_of_clevr as data
 from srnlib.data.sort_of_clevr_robust import easy, synthetic
 from srnlib.models.relation_network import CellEncoder, RelationNetwork, VisualReasoner
-from srnlib.refine import SetRefiner
 from srnlib.robustness import FURTHEST_FROM_RED, right_when_turned
 from srnlib.set_encoders import SetEncoder
 from srnlib.tasks import Settings, Task
-from srnlib.tasks.circles import refinement
+from srnlib.tasks.refining import InnerLoop, refinement
 
 EVALUATION_SEED = {"val": 1_000_000, "test": 2_000_000}  # above every training seed
 QUESTIONS = torch.from_numpy(data.questions()[0]).float()  # [36, 11]; the last 18 are relational
@@ -32,17 +31,14 @@ WIDE = {  # rn_wide: g costs what the inner loop does, f makes up for its parame
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SortOfClevrSettings(Settings):
-    """Settings of Sort-of-CLEVR; the inner loop's are read by the models with a refiner only.
+class SortOfClevrSettings(InnerLoop, Settings):
+    """Settings of Sort-of-CLEVR.
 
     Attributes:
         channels, reach, inverted: Of the perceptual stage, see `srnlib.models.relation_network.CellEncoder`.
         width, layers, hidden, dropout, conditioned, question_scale: See `RelationNetwork` there.
         embed_dim: E.
         set_hidden: Width of H_agg's MLP.
-        kaiming: Whether H_agg's MLP starts from Kaiming's initialisation instead of torch's, so that it is steep enough
-            to descend on from the first step.
-        inner_steps, inner_lr, inner_momentum, grad, detach_init: See `srnlib.refine`.
         questions: How many of an image's 36 questions a step asks, drawn anew each time.
         relational: How likely a relational question is drawn; another one with 1 - relational.
         curriculum: Of the whole training, the fraction in which this rises from 0 to `relational`.
@@ -62,12 +58,8 @@ class SortOfClevrSettings(Settings):
     question_scale: float = 1.0
     embed_dim: int = 100
     set_hidden: int = 512
-    kaiming: bool = True
     inner_steps: int = 5
     inner_lr: float = 0.1
-    inner_momentum: float = 0.5
-    grad: str = "unroll"
-    detach_init: bool = False
     questions: int = 12
     relational: float = 0.5
     curriculum: float = 0.0
@@ -144,17 +136,7 @@ class SortOfClevr(Task):
         refiner = None
         if refined:
             H_agg = SetEncoder(dim, settings.embed_dim, hidden=settings.set_hidden)
-            if settings.kaiming:
-                for layer in H_agg.mlp[::2]:
-                    nn.init.kaiming_normal_(layer.weight)
-            refiner = SetRefiner(
-                H_agg,
-                steps=settings.inner_steps,
-                inner_lr=settings.inner_lr,
-                momentum=settings.inner_momentum,
-                grad=settings.grad,
-                detach_init=settings.detach_init,
-            )
+            refiner = settings.refiner(H_agg)
         return VisualReasoner(encoder, relations, refiner)
 
     def dataset(self, settings: SortOfClevrSettings, seed: int) -> TensorDataset:
