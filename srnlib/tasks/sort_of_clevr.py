@@ -84,7 +84,7 @@ class SortOfClevrSettings(InnerLoop, Settings):
         model = {"width": 32, "layers": 3, "hidden": 128, "dropout": 0.0, "embed_dim": 64, "set_hidden": 64}
         length = {"steps": steps, "warmup": 0.01, "cooldown": 0.4, "eval_every": 500}
         test = {"test_images": 500, "test_scenes": 100}
-        return cls(batch_size=16, lr=5e-3, clip=10.0, inner_lr=0.2, **start, **model, **length, **test)
+        return cls(batch_size=16, lr=5e-3, clip=10.0, inner_lr=0.05, **start, **model, **length, **test)
 
     @classmethod
     def paper(cls) -> SortOfClevrSettings:
