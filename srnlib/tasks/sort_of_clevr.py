@@ -22,7 +22,7 @@ from srnlib.tasks.refining import InnerLoop, refinement
 EVALUATION_SEED = {"val": 1_000_000, "test": 2_000_000}  # above every training seed
 QUESTIONS = torch.from_numpy(data.questions()[0]).float()  # [36, 11]; the last 18 are relational
 ABLATION = (0, 1, 2, 3, 4, 5, 7, 10, 15, 20)  # inner steps at test time
-STEPS = {"rn": 4_000, "srn": 3_000, "rn_wide": 2_900, "srn_detached": 3_000}  # of laptop: the same core time
+STEPS = {"rn": 22_000, "srn": 16_500, "rn_wide": 16_000, "srn_detached": 16_500}  # of laptop: the same core time
 WIDE = {  # rn_wide: g costs what the inner loop does, f makes up for its parameters
     "smoke": {"width": 10, "hidden": 31},
     "laptop": {"width": 40, "hidden": 240},
