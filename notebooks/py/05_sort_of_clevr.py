@@ -116,6 +116,7 @@ for ax, picture, said, at in zip(axes, images, truth, (27, 24, 20, 31), strict=T
     ax.set_title(textwrap.fill(wording[at], 28) + f"\n{data.ANSWERS[said[at]]}", fontsize=9)
 plt.show()
 
+
 # %% [markdown]
 # ## 2. What is a Relation Network?
 #
@@ -218,26 +219,26 @@ for profile in ("laptop", "paper"):
 # The two further models are not in the paper. *RN, wide* has as many parameters as RN + SRN, so that a gain is not
 # mere capacity. *RN + SRN, detached* stops the gradient into the cells, as the paper's released code does.
 #
-# ## 4. What does a minute of training give?
+# ## 4. What do a few seconds of training give?
 #
 # RN is known for a plateau: for long it learns only what needs no binding of a colour to a shape (how many shapes of
 # a kind there are, and so the likelier answer). Our `laptop` profile starts better than D.1: Kaiming's
 # initialisation, the mean over pairs batch-normalised in place of the sum, the negative of the image (so that white
-# is 0), and larger places and questions at the start. Here a minute of it, on non-relational questions only.
+# is 0), and larger places and questions at the start. Here a few seconds of it, on non-relational questions only.
 
 # %%
-small = {"steps": 320, "relational": 0.0, "eval_every": 40, "val_images": 50, "val_scenes": 1, "train_images": 20_000}
+small = {"steps": 90, "relational": 0.0, "eval_every": 30, "val_images": 25, "val_scenes": 1, "train_images": 5_000}
 live, history = {}, {}
 for model in MODELS:
     run = Run.of("sort_of_clevr", model, "laptop", **small)
     loop.seed_everything(0)
     live[model] = task.build(model, run.settings)
     history[model] = loop.fit(task, live[model], run.settings, seed=0, on=loop.accelerator("cpu"), show=False)
-    for row in history[model][1::2]:
+    for row in history[model]:
         inner = f"  inner loss {row['inner_first']:.0f} -> {row['inner_last']:.0f}" if model == "srn" else ""
         print(f"{NAMES[model]:8s}  step {row['step']:3d}  {row['core_seconds']:4.1f} core-s  loss {row['loss']:.2f}",
               f" shape {row['shape']:3.0f} %  left {row['left']:3.0f} %  top {row['top']:3.0f} %{inner}")
-    assert history[model][-1]["loss"] < 0.8 * history[model][0]["loss"]  # it learns
+    assert history[model][-1]["loss"] < 0.95 * history[model][0]["loss"]  # it learns
 assert not loop.collapsed(history["srn"][-1])  # the refiner moves its set
 
 # %% [markdown]
@@ -413,6 +414,7 @@ plt.show()
 for m in MODELS:
     print(f"{NAMES[m]:8s} right at {(chance[m] > 0.5).sum()} of 720 angles, least sure {chance[m].min():.2f}")
 
+
 # %% [markdown]
 # That is one scene. A single number over many scenes hides how a model fails, so here is the share of rotations that
 # are answered rightly, scene by scene, on 12 scenes of each kind; below, the means over all test scenes.
@@ -438,7 +440,6 @@ for kind in kinds:
         cells = [results.mean_sd(ours_of(m, f"{key}.{kind}")) for m in MODELS]
         lines.append(f"| {kind}: {what}, % | " + " | ".join(cells) + " |")
 display(Markdown("\n".join(lines)))
-
 
 # %% [markdown]
 # > "In order to verify that robustness is not simply a result of better overall performance, we evaluate the SRN at
