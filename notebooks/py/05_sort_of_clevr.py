@@ -391,6 +391,9 @@ print(f"inner loss {change}; the set moves by {100 * got['moved']:.0f} % of its 
 #
 # One wrong angle of 720 and the scene is lost. The question is always: what is the shape of the object furthest from
 # red? A scene is easy if that object is at least twice as far as the second furthest.
+#
+# Mind the plateau here too: a reader that only counts shapes does not look at places, so wherever it is right it is
+# right at every angle. Robustness says something only of a model whose *furthest* is well above counting.
 
 # %%
 scene = synthetic(1, 4)
