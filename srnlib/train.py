@@ -92,13 +92,15 @@ def load_module(run: Run, device: str | torch.device = "cpu") -> nn.Module:
         CheckpointError: If there is no such checkpoint, or it is damaged or not of this model.
     """
     _, meta = checkpoints.load(run.checkpoint)
-    there, here = meta.get("config", {}), run.config
-    if there.keys() != here.keys():
+    there, fields = meta.get("config", {}), dataclasses.fields(run.settings)
+    later = {f.name: f.default for f in fields if f.name not in there and f.default is not dataclasses.MISSING}
+    known = there | later  # the default of a setting that came later is what was done before
+    if known.keys() != run.config.keys():
         raise checkpoints.CheckpointError(
             f"{run.checkpoint} was trained with another version's settings (they differ in "
-            f"{', '.join(sorted(there.keys() ^ here.keys()))}): use that version, or train it again"
+            f"{', '.join(sorted(known.keys() ^ run.config.keys()))}): use that version, or train it again"
         )
-    module = run.task.build(run.model, dataclasses.replace(run.settings, **there))
+    module = run.task.build(run.model, dataclasses.replace(run.settings, **known))
     checkpoints.load_into(module, run.checkpoint)
     return module.to(device).eval()
 

@@ -127,9 +127,15 @@ def choose(kind: str, name: str, known: Iterable[str]) -> Any:
     return known[name] if isinstance(known, Mapping) else name
 
 
-TASKS: Mapping[str, Task] = _Tasks(
+TASKS: Mapping[str, Task] = _Tasks(  # in the order of the notebooks
     {
         "circles": "srnlib.tasks.circles:circles",
+        "clevr": "srnlib.tasks.clevr:clevr",
+        "sort_of_clevr": "srnlib.tasks.sort_of_clevr:sort_of_clevr",
+        "sort_of_clevr_decode": "srnlib.tasks.sort_of_clevr_decode:sort_of_clevr_decode",
+        "pong": "srnlib.tasks.world_model:pong",
+        "space_invaders": "srnlib.tasks.world_model:space_invaders",
+        "shapes": "srnlib.tasks.world_model:shapes_world",
         "clutrr": "srnlib.tasks.clutrr:clutrr",
         "clutrr_generated": "srnlib.tasks.clutrr:clutrr_generated",
     }

@@ -243,10 +243,20 @@ def test_a_checkpoint_with_other_settings_than_ours_is_refused():
     train.train(run, show=False)
     side = run.checkpoint.with_suffix(".json")
     meta = json.loads(side.read_bytes())
-    del meta["config"]["hidden"]
+    for config in ({k: v for k, v in meta["config"].items() if k != "hidden"}, meta["config"] | {"hiden": 3}):
+        side.write_text(json.dumps(meta | {"config": config}))
+        with pytest.raises(CheckpointError, match=r"baseline-smoke.*differ in hid"):
+            train.load_module(run)
+
+
+def test_a_setting_that_came_later_has_its_default_in_older_checkpoints():
+    run = Run.of("circles", "srn", "smoke", **SHORT, detach_init=True)
+    train.train(run, show=False)
+    side = run.checkpoint.with_suffix(".json")
+    meta = json.loads(side.read_bytes())
+    del meta["config"]["detach_init"]
     side.write_text(json.dumps(meta))
-    with pytest.raises(CheckpointError, match=r"baseline-smoke.*differ in hidden"):
-        train.load_module(run)
+    assert train.load_module(run).refiner.detach_init is False
 
 
 def test_a_collapsed_refiner_is_flagged(capsys):
