@@ -319,7 +319,8 @@ PLATEAU["relational"] = np.mean([PLATEAU[k] for k in ("closest", "furthest", "co
 print("counting only: ", ", ".join(f"{k} {v:.0f} %" for k, v in PLATEAU.items()))
 for m in MODELS:
     above = {k: np.mean(ours_of(m, k)) - v for k, v in PLATEAU.items()}
-    print(f"{NAMES[m]:8s} above:", ", ".join(f"{k} {v:+.0f}" for k, v in above.items()))
+    stuck = ", ".join(k for k in data.KINDS if above[k] < 10) or "nothing"
+    print(f"{NAMES[m]:8s} above:", ", ".join(f"{k} {v:+.0f}" for k, v in above.items()), f"| less than 10: {stuck}")
 
 # %% [markdown]
 # ## 6. How do they get there?
