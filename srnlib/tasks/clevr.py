@@ -69,8 +69,8 @@ class ClevrSettings(Settings):
     def laptop(cls, steps: int) -> ClevrSettings:
         """One CPU core: 3/64 of the paper's channels in the decoder, 1/4 in the encoder, 1/8 in H_agg."""
         model = {"width": 3, "encoder_width": 16, "hidden": 64, "embed_dim": 64, "inner_lr": 0.1}
-        length = {"steps": steps, "warmup": 0.01, "cooldown": 0.5, "eval_every": 200}
-        return cls(batch_size=8, lr=3e-3, clip=1.0, cells=256, **model, **length)
+        length = {"steps": steps, "warmup": 0.01, "cooldown": 0.5, "eval_every": 300}
+        return cls(batch_size=8, lr=2e-3, clip=1.0, cells=256, **model, **length)
 
     @classmethod
     def paper(cls) -> ClevrSettings:
@@ -99,7 +99,7 @@ class ClevrTask(Task):
 
     def settings(self, profile: str, model: str) -> ClevrSettings:
         if profile == "laptop":  # the same core time for both
-            return ClevrSettings.laptop({"srn": 1_000, "baseline": 1_800}[model])
+            return ClevrSettings.laptop({"srn": 1_500, "baseline": 2_700}[model])
         return getattr(ClevrSettings, profile)()
 
     def build(self, model: str, settings: ClevrSettings) -> nn.Module:
