@@ -16,25 +16,23 @@ from srnlib import metrics, metrics_iou, results
 from srnlib.data.clevr import Clevr, load
 from srnlib.data.clevr_boxes import fill, published
 from srnlib.models.image import SetAutoencoder, patch
-from srnlib.refine import SetRefiner
 from srnlib.set_encoders import PairSetEncoder
 from srnlib.tasks import Settings, Task
-from srnlib.tasks.circles import refinement, sample_cells
+from srnlib.tasks.circles import sample_cells
+from srnlib.tasks.refining import InnerLoop, refinement
 
 SCENES = {"train": 0, "val": 1_000_000, "test": 2_000_000}  # seeds of the scenes; one training set for all runs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ClevrSettings(Settings):
-    """Settings of CLEVR; the inner loop's are read by the SRN only.
+class ClevrSettings(InnerLoop, Settings):
+    """Settings of CLEVR.
 
     Attributes:
         width, encoder_width: Of decoder and encoder, see `srnlib.models.image.SetAutoencoder`.
         hidden: Width of H_agg's MLP.
-        kaiming: Whether H_agg's MLP starts from Kaiming's initialisation instead of torch's.
         set_size, element_dim, embed_dim: N, D and E.
         size: Of the images.
-        inner_steps, inner_lr, inner_momentum, grad, detach_init: See `srnlib.refine`.
         cells: How many 4x4 cells of an image the loss samples, with weights that keep it unbiased; None for all.
         train_images, val_images, test_images: Number of images.
     """
@@ -43,15 +41,11 @@ class ClevrSettings(Settings):
     encoder_width: int
     hidden: int
     embed_dim: int
-    kaiming: bool = True
     set_size: int = 16
     element_dim: int = 10
     size: int = 128
     inner_steps: int = 5
     inner_lr: float = 8.0
-    inner_momentum: float = 0.5
-    grad: str = "unroll"
-    detach_init: bool = False
     cells: int | None = None
     train_images: int = 6_000
     val_images: int = 200
@@ -106,17 +100,7 @@ class ClevrTask(Task):
         refiner = None
         if model == "srn":
             H_agg = PairSetEncoder(settings.element_dim, settings.embed_dim, hidden=settings.hidden)
-            if settings.kaiming:
-                for layer in (H_agg.left, H_agg.right, *H_agg.mlp[1::2]):
-                    nn.init.kaiming_normal_(layer.weight)
-            refiner = SetRefiner(
-                H_agg,
-                steps=settings.inner_steps,
-                inner_lr=settings.inner_lr,
-                momentum=settings.inner_momentum,
-                grad=settings.grad,
-                detach_init=settings.detach_init,
-            )
+            refiner = settings.refiner(H_agg)
         shape = (settings.width, settings.set_size, settings.element_dim, settings.size)
         embed = {"refiner": refiner, "embed_dim": settings.embed_dim}
         return SetAutoencoder(*shape, encoder_width=settings.encoder_width, **embed)

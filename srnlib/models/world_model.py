@@ -1,0 +1,209 @@
+"""C-SWM, a world model of objects (Kipf et al. 2020), with or without a refiner on its set (paper: 3.2, E.1)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from srnlib.refine import SetRefiner, Trace
+
+SIGMA, HINGE = 0.5, 1.0  # of energy and loss, in every experiment of C-SWM
+
+
+class Seen(NamedTuple):
+    """What the perceptual stage makes of observations.
+
+    Attributes:
+        S: State: K objects `[B, K, D]`.
+        S0: The set that the object encoder proposed `[B, K, D]`.
+        masks: One feature map an object `[B, K, H, W]`, 0..1.
+        trace: The inner loop's trace; None without a refiner.
+    """
+
+    S: Tensor
+    S0: Tensor
+    masks: Tensor
+    trace: Trace | None
+
+
+class Background(nn.BatchNorm1d):
+    """Takes the mean image away and divides by each pixel's standard deviation, both learned by a running mean.
+
+    What never changes becomes zero, so what moves is not a small difference between large numbers. Pixels that hardly
+    change are not blown up: `floor` is added to the variance.
+
+    Args:
+        channels, side: Of the images `[B, channels, side, side]`.
+    """
+
+    def __init__(self, channels: int, side: int, floor: float = 1e-2):
+        super().__init__(channels * side * side, eps=floor, affine=False)
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Images `[B, C, H, W]` to images of the same shape."""
+        return super().forward(X.flatten(1)).view(X.shape).contiguous(memory_format=torch.channels_last)
+
+
+class ObjectExtractor(nn.Sequential):
+    """Observation to one mask an object: convolution, batch norm, leaky ReLU, convolution, sigmoid.
+
+    Args:
+        channels, side: Of the observation.
+        slots: K, number of masks.
+        width: Filters of the first convolution.
+        first, second: (kernel, stride, padding) of the convolutions.
+        background: Whether `Background` comes first; C-SWM has none.
+    """
+
+    def __init__(
+        self, channels: int, side: int, slots: int, width: int, first: tuple, second: tuple, background: bool = False
+    ):
+        super().__init__(
+            Background(channels, side) if background else nn.Identity(),
+            nn.Conv2d(channels, width, *first),
+            nn.BatchNorm2d(width),
+            nn.LeakyReLU(),
+            nn.Conv2d(width, slots, *second),
+            nn.Sigmoid(),
+        )
+
+
+def normed_mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    """Three linear layers, layer norm after the second: C-SWM's MLP everywhere, with its initialisation."""
+    norm = nn.LayerNorm(hidden)
+    linear = [nn.Linear(inputs, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, outputs)]
+    for layer in linear:
+        nn.init.xavier_uniform_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    return nn.Sequential(linear[0], nn.ReLU(), linear[1], norm, nn.ReLU(), linear[2])
+
+
+class Transition(nn.Module):
+    """What an action changes: a graph network over all ordered pairs of objects, permutation-equivariant.
+
+    Args:
+        state_dim: D, size of an object's state.
+        actions: Size of an action's vector, one an object.
+        hidden: Width of both MLPs.
+    """
+
+    def __init__(self, state_dim: int, actions: int, hidden: int):
+        super().__init__()
+        self.edge = normed_mlp(2 * state_dim, hidden, hidden)
+        self.node = normed_mlp(state_dim + actions + hidden, hidden, state_dim)
+
+    def forward(self, S: Tensor, action: Tensor) -> Tensor:
+        """The change `[B, K, D]` of states `[B, K, D]` under action vectors `[B, K, A]`."""
+        k = S.shape[1]
+        pairs = torch.cat([S.unsqueeze(2).expand(-1, -1, k, -1), S.unsqueeze(1).expand(-1, k, -1, -1)], dim=3)
+        others = ~torch.eye(k, dtype=torch.bool, device=S.device)
+        messages = self.edge(pairs[:, others]).unflatten(1, (k, k - 1)).sum(dim=2)
+        return self.node(torch.cat([S, action, messages], dim=2))
+
+
+class Constant(nn.Module):
+    """An object encoder that sees nothing: every state is zero. The control of the ranking rules."""
+
+    def __init__(self, state_dim: int):
+        super().__init__()
+        self.state_dim = state_dim
+
+    def forward(self, masks: Tensor) -> Tensor:
+        """Zeros `[B, K, D]` for masks `[B, K, H * W]`."""
+        return masks.new_zeros(*masks.shape[:2], self.state_dim)
+
+
+class WorldModel(nn.Module):
+    """Perceives a state as a set of objects and predicts how an action changes it.
+
+    Args:
+        extractor: Observation `[B, C, 50, 50]` to masks `[B, K, H, W]`.
+        encoder: Flattened masks `[B, K, H * W]` to the proposed set `[B, K, D]`, each mask alone.
+        transition: States and action vectors to the change of the states.
+        actions: Number of actions.
+        copy_action: Every object gets the action (Atari); else action `A k + a` is action a of object k alone (2D
+            Shapes, where `actions` is A times K).
+        refiner: A `SetRefiner`; None for plain C-SWM.
+        embed: Flattened masks `[B, K * H * W]` to z `[B, E]`, read only with a refiner.
+    """
+
+    def __init__(
+        self,
+        extractor: nn.Module,
+        encoder: nn.Module,
+        transition: nn.Module,
+        actions: int,
+        *,
+        copy_action: bool = True,
+        refiner: SetRefiner | None = None,
+        embed: nn.Module | None = None,
+    ):
+        super().__init__()
+        self.extractor, self.encoder, self.transition = extractor, encoder, transition
+        self.actions, self.copy_action = actions, copy_action
+        self.refiner, self.embed = refiner, embed
+        self.to(memory_format=torch.channels_last)
+
+    def see(self, X: Tensor) -> Seen:
+        """The perceptual stage: observations `[B, C, 50, 50]` in 0..1 to their states."""
+        masks = self.extractor(X.contiguous(memory_format=torch.channels_last))
+        flat = masks.flatten(2)
+        S0 = self.encoder(flat)
+        if self.refiner is None:
+            return Seen(S0, S0, masks, None)
+        S, trace = self.refiner(S0, self.embed(flat.flatten(1)))
+        return Seen(S, S0, masks, trace)
+
+    def step(self, S: Tensor, action: Tensor) -> Tensor:
+        """The predicted states `[B, K, D]` after actions `[B]`, from states `[B, K, D]`."""
+        vector = functional.one_hot(action, self.actions).to(S)
+        vector = vector.unsqueeze(1).expand(-1, S.shape[1], -1) if self.copy_action else vector.unflatten(
+            1, (S.shape[1], -1)
+        )
+        return S + self.transition(S, vector)
+
+    def forward(self, X: Tensor, action: Tensor) -> tuple[Tensor, Seen]:
+        """For training, T steps of B episodes: predicted next states, and what was seen.
+
+        Args:
+            X: Observations `[B, T + 1, C, 50, 50]` in 0..1.
+            action: Integers `[B, T]`.
+
+        Returns:
+            Predictions `[B, T, K, D]`, one step ahead of each of the first T observations, and `Seen` with shapes
+            `[B * (T + 1), ...]`, episode by episode.
+        """
+        seen = self.see(X.flatten(0, 1))
+        now = seen.S.unflatten(0, X.shape[:2])[:, :-1]
+        return self.step(now.flatten(0, 1), action.flatten()).view_as(now), seen
+
+
+def energy(S: Tensor, other: Tensor) -> Tensor:
+    """Squared distance of two states `[..., K, D]`, mean over objects, times 1 / (2 sigma^2): `[...]`."""
+    return (S - other).square().sum(dim=-1).mean(dim=-1) / (2 * SIGMA**2)
+
+
+def contrastive_loss(S: Tensor, predicted: Tensor, *, same_time: bool = False) -> Tensor:
+    """C-SWM's loss: a prediction near what follows, a negative at least the hinge away from the present.
+
+    `H + max(0, 1 - H~)`, with H the energy of prediction and next state, H~ that of present and negative state; mean
+    over all transitions.
+
+    Args:
+        S: States `[B, T + 1, K, D]` of B episodes (or parts of episodes).
+        predicted: Predictions `[B, T, K, D]` of all but the first.
+        same_time: Negatives are the states of all other episodes at the same place in T, instead of one state drawn
+            from all (as C-SWM does, by a permutation).
+    """
+    now, positive = S[:, :-1], energy(predicted, S[:, 1:]).mean()
+    if not same_time:
+        flat = now.flatten(0, 1)
+        negative = flat[torch.randperm(len(flat), device=flat.device)]
+        return positive + (HINGE - energy(flat, negative)).clamp(min=0).mean()
+    if len(S) < 2:
+        raise ValueError("same_time compares episodes: a batch needs at least two")
+    near = (HINGE - energy(now.unsqueeze(0), now.unsqueeze(1))).clamp(min=0).mean(dim=2)  # [B, B]
+    return positive + (near.sum() - near.trace()) / (len(S) * (len(S) - 1))

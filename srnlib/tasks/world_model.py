@@ -1,0 +1,266 @@
+"""World models: C-SWM with and without a refiner on two Atari games and on 2D Shapes (paper: 3.2, E)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from srnlib import ranking, results
+from srnlib.data import atari, shapes
+from srnlib.models.world_model import (
+    Constant,
+    ObjectExtractor,
+    Transition,
+    WorldModel,
+    contrastive_loss,
+    normed_mlp,
+)
+from srnlib.set_encoders import SetEncoder
+from srnlib.tasks import Settings, Task
+from srnlib.tasks.refining import InnerLoop, refinement
+
+DATA_SEED = {"train": 1, "test": 2, "val": 3}  # of the original program: 1 and 2
+HORIZONS = (1, 5, 10)
+PIXELS = 50  # side of an observation
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WorldModelSettings(InnerLoop, Settings):
+    """Settings of a world model; `embed_dim` is read by the SRN only.
+
+    An example of the training data is `span` consecutive transitions of one episode. Their observations overlap, so a
+    longer span costs less a transition; 1 is the original. `batch_size` counts examples.
+
+    Attributes:
+        slots, state_dim: K and D.
+        width, first, second: Of the extractor, see `srnlib.models.world_model.ObjectExtractor`.
+        hidden: Width of the MLPs of C-SWM.
+        span: See above; divides the length of a training episode.
+        background: Whether the extractor takes the background away first.
+        same_time: Whether negatives are of other episodes at the same time, instead of any state of the batch.
+        embed_dim: E, and the width of H_agg's MLP.
+        train_episodes, train_length, val_episodes, test_episodes: Number of episodes, and steps of one to train on;
+            those to evaluate on have ten steps.
+    """
+
+    slots: int
+    state_dim: int
+    width: int
+    first: tuple[int, ...]
+    second: tuple[int, ...]
+    hidden: int
+    span: int = 1
+    background: bool = False
+    same_time: bool = False
+    embed_dim: int = 512
+    inner_lr: float = 0.05
+    train_episodes: int = 1000
+    train_length: int = atari.STEPS
+    val_episodes: int = 300
+    test_episodes: int = 1000
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.span < 1 or self.train_length % self.span:
+            raise ValueError(f"span must divide an episode's {self.train_length} steps, got {self.span}")
+        if self.same_time and self.span != self.train_length:
+            raise ValueError("same_time compares whole episodes: it needs span = train_length")
+
+    @classmethod
+    def smoke(cls, world: str, slots: int) -> WorldModelSettings:
+        """Seconds, for tests: nothing is learned."""
+        model = {"slots": slots, "state_dim": 4, "width": 4, "hidden": 16, "embed_dim": 16, "inner_steps": 3}
+        model |= {"first": (10, 10, 0), "second": (1, 1, 0)}
+        counts = {"train_episodes": 8, "train_length": 10, "val_episodes": 4, "test_episodes": 6}
+        return cls(steps=6, batch_size=4, lr=1e-3, clip=10.0, eval_every=3, span=5, **model, **counts)
+
+    @classmethod
+    def laptop(cls, world: str, slots: int) -> WorldModelSettings:
+        """A few minutes of one CPU core."""
+        length = {"steps": 3000, "lr": 2e-3, "warmup": 0.02, "cooldown": 0.5, "clip": 10.0, "eval_every": 250}
+        model = {"slots": slots, "hidden": 128, "embed_dim": 64, "width": 16, "inner_steps": 5}
+        if world == "shapes":
+            model |= {"state_dim": 2, "first": (10, 10, 0), "second": (1, 1, 0), "train_length": 100}
+            return cls(batch_size=8, span=10, **length | {"steps": 2000}, **model)
+        model |= {"state_dim": 4, "first": (9, 5, 2), "second": (1, 1, 0)}
+        return cls(batch_size=8, span=atari.STEPS, same_time=True, background=True, **length, **model)
+
+    @classmethod
+    def paper(cls, world: str, slots: int) -> WorldModelSettings:
+        """Appendix E and the C-SWM code it builds on: 500 epochs of Atari; 100 of 2D Shapes, as C-SWM trained."""
+        model = {"slots": slots, "hidden": 512, "width": 32, "batch_size": 1024}
+        if world == "shapes":
+            model |= {"state_dim": 2, "first": (10, 10, 0), "second": (1, 1, 0), "train_length": 100}
+            return cls(steps=9700, lr=5e-4, test_episodes=10_000, **model)
+        model |= {"state_dim": 4, "first": (9, 1, 4), "second": (5, 5, 0)}
+        model |= {"inner_lr": {"pong": 0.045, "space_invaders": 0.05}[world]}
+        return cls(steps=4500, lr=1e-4, **model)
+
+
+class Transitions:
+    """Stretches of episodes to train on: an index tensor `[B]` gives observations and actions.
+
+    Args:
+        episodes: Of `srnlib.data.atari` or `srnlib.data.shapes`.
+        span: T, transitions of an example.
+    """
+
+    def __init__(self, episodes: atari.Episodes | shapes.Episodes, span: int):
+        self.episodes, self.span = episodes, span
+        self.parts = episodes.actions.shape[1] // span  # of an episode
+
+    def __len__(self) -> int:
+        return len(self.episodes) * self.parts
+
+    def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Observations uint8 `[B, T + 1, C, 50, 50]` and actions `[B, T]`."""
+        episode, part = np.divmod(index.numpy()[:, None], self.parts)
+        step = part * self.span + np.arange(self.span + 1)
+        actions = self.episodes.actions[episode, step[:, :-1]]
+        return torch.from_numpy(self.episodes.observe(episode, step)), torch.from_numpy(actions)
+
+
+class WorldModels(Task):
+    """Learn to predict; find what follows among all that may follow, 1, 5 and 10 steps ahead.
+
+    Args:
+        name: `pong`, `space_invaders` or `shapes`.
+        paper: Table 3.
+    """
+
+    select = "dedup.mrr.mean"
+
+    def __init__(self, name: str, paper: dict[str, dict[str, float]]):
+        self.name, self.paper = name, paper
+        self.atari = name in atari.GAMES
+        slots = (3, 5) if self.atari else (shapes.OBJECTS,)
+        self.models = (*(f"{kind}_k{k}" for k in slots for kind in ("cswm", "srn")), "constant")
+        rules = {"": "", "dedup.": ", distinct targets"}
+        self.rows = {
+            f"{rule}{metric}.step{h}": f"{h} step{'s' if h > 1 else ''}: {label}, %{says}"
+            for rule, says in rules.items()
+            for h in HORIZONS
+            for metric, label in (("h1", "H@1"), ("mrr", "MRR"))
+        }
+
+    def settings(self, profile: str, model: str) -> WorldModelSettings:
+        kind, _, slots = model.partition("_k")
+        made = getattr(WorldModelSettings, profile)(self.name, int(slots or shapes.OBJECTS))
+        return dataclasses.replace(made, steps=1, warmup=0.0, cooldown=0.0) if kind == "constant" else made
+
+    def build(self, model: str, settings: WorldModelSettings) -> nn.Module:
+        k, d, hidden = settings.slots, settings.state_dim, settings.hidden
+        channels, actions = (6, atari.ACTIONS) if self.atari else (3, shapes.ACTIONS)
+        convolutions = (settings.width, settings.first, settings.second, settings.background)
+        extractor = ObjectExtractor(channels, PIXELS, k, *convolutions)
+        area = extractor.eval()(torch.zeros(1, channels, PIXELS, PIXELS))[0, 0].numel()
+        extractor.train()
+        encoder = Constant(d) if model == "constant" else normed_mlp(area, hidden, d)
+        transition = Transition(d, actions if self.atari else actions // k, hidden)
+        refiner = embed = None
+        if model.startswith("srn"):
+            H_agg = SetEncoder(d, settings.embed_dim, hidden=settings.embed_dim)
+            refiner = settings.refiner(H_agg)
+            embed = nn.Linear(k * area, settings.embed_dim)
+        more = {"copy_action": self.atari, "refiner": refiner, "embed": embed}
+        return WorldModel(extractor, encoder, transition, actions, **more)
+
+    def episodes(self, settings: WorldModelSettings, split: str) -> atari.Episodes | shapes.Episodes:
+        """The episodes of a split: `train`, `val` or `test`. Those of Atari are cached."""
+        n, seed = getattr(settings, f"{split}_episodes"), DATA_SEED[split]
+        if self.atari:
+            return atari.load(results.data_dir() / "cache" / "atari", self.name, n, seed)
+        return shapes.generate(n, seed, steps=settings.train_length if split == "train" else max(HORIZONS))
+
+    def dataset(self, settings: WorldModelSettings, seed: int) -> Transitions:
+        """The same episodes whatever the seed, as in the original."""
+        return Transitions(self.episodes(settings, "train"), settings.span)
+
+    def loss(self, module, batch, settings, step) -> tuple[Tensor, dict[str, Tensor]]:
+        """C-SWM's contrastive loss of a transition."""
+        predicted, seen = module(batch[0] * (1 / 255), batch[1])
+        S = seen.S.unflatten(0, batch[0].shape[:2])
+        found = contrastive_loss(S, predicted, same_time=settings.same_time)
+        return found, {name: v.mean() for name, v in refinement(seen).items()}
+
+    def evaluate(self, module, settings, device, split) -> dict[str, float]:
+        """For 1, 5 and 10 steps ahead, from the start of each episode, in percent: hits at rank 1 and reciprocal rank.
+
+        `h1.step`, `mrr.step` as published, `strict.*` with ties as misses, `dedup.*` among the distinct targets; of
+        the data: `distinct.step`, how many targets differ, and `ceiling.step`, how many have no copy, which is the
+        greatest possible `strict.h1`. `dedup.mrr.mean` is the mean over the horizons. Of a refiner, on all that was
+        seen: `inner.first`, `inner.last`, `moved`.
+        """
+        episodes, found, refined = self.episodes(settings, split), {}, {}
+        every = np.arange(len(episodes))
+        seen, whose = see_distinct(module, episodes.observe(every, 0), device, refined)
+        state, actions = seen[whose], torch.from_numpy(episodes.actions).to(device)
+        for h in range(1, max(HORIZONS) + 1):
+            state = module.step(state, actions[:, h - 1])
+            if h not in HORIZONS:
+                continue
+            targets, true = see_distinct(module, episodes.observe(every, h), device, refined)
+            ranks = ranking.ranks(state.flatten(1), targets.flatten(1), true)
+            for rule, rank in ranks._asdict().items():
+                prefix = "" if rule == "published" else f"{rule}."
+                found |= {f"{prefix}{name}.step{h}": v for name, v in ranking.scores(rank).items()}
+            copies = torch.bincount(true)[true]
+            found |= {f"distinct.step{h}": 100 * len(targets) / len(every)}
+            found |= {f"ceiling.step{h}": 100 * float((copies == 1).double().mean())}
+        found["dedup.mrr.mean"] = float(np.mean([found[f"dedup.mrr.step{h}"] for h in HORIZONS]))
+        return found | {name: float(torch.cat(values).mean()) for name, values in refined.items()}
+
+    def describe(self, settings: WorldModelSettings, seed: int) -> dict[str, Any]:
+        """Where the episodes come from."""
+        sets = {s: f"{getattr(settings, f'{s}_episodes')} episodes, seed {n}" for s, n in DATA_SEED.items()}
+        for split in DATA_SEED if self.atari else ():
+            self.episodes(settings, split)
+        return {"generator": f"srnlib.data.{'atari' if self.atari else 'shapes'}.generate", **sets}
+
+
+def see_distinct(
+    module: WorldModel, X: np.ndarray, device: torch.device, refined: dict[str, list[Tensor]], size: int = 250
+) -> tuple[Tensor, Tensor]:
+    """The states `[U, K, D]` of the distinct observations in `X` uint8 `[Q, C, 50, 50]`, and whose each is `[Q]`.
+
+    Every distinct observation is seen once, so copies have the same state to the bit. What a refiner did is added to
+    the lists in `refined`.
+    """
+    X = torch.from_numpy(X)
+    places, whose = ranking.distinct(X)
+    states = []
+    for part in X[places].split(size):
+        seen = module.see(part.to(device) * (1 / 255))
+        states.append(seen.S)
+        for name, values in refinement(seen).items():
+            refined.setdefault(name.replace("_", "."), []).append(values.float().cpu())
+    return torch.cat(states), whose.to(device)
+
+
+_TABLE_3 = {  # H@1 and MRR at 1, 5 and 10 steps
+    "pong": {
+        "cswm_k5": (63.6, 75.8, 27.4, 44.5, 17.2, 32.2),
+        "srn_k5": (64.0, 76.0, 27.5, 43.8, 18.9, 33.4),
+        "cswm_k3": (58.4, 72.6, 24.6, 40.8, 14.4, 29.1),
+        "srn_k3": (63.2, 75.4, 28.4, 45.1, 16.1, 30.9),
+    },
+    "space_invaders": {
+        "cswm_k5": (54.8, 71.7, 46.7, 65.4, 27.1, 45.2),
+        "srn_k5": (64.7, 79.0, 58.0, 74.0, 36.6, 56.6),
+        "cswm_k3": (69.4, 81.9, 60.0, 75.5, 37.5, 56.7),
+        "srn_k3": (69.0, 81.6, 63.9, 78.1, 46.5, 65.2),
+    },
+    "shapes": {},
+}
+
+
+def _task(name: str) -> WorldModels:
+    keys = [f"{metric}.step{h}" for h in HORIZONS for metric in ("h1", "mrr")]
+    return WorldModels(name, {m: dict(zip(keys, row, strict=True)) for m, row in _TABLE_3[name].items()})
+
+
+pong, space_invaders, shapes_world = _task("pong"), _task("space_invaders"), _task("shapes")
