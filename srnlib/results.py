@@ -82,7 +82,7 @@ def table(task: Task, profile: str = "laptop") -> str:
     """A task's table in Markdown: a row a metric; for each model the paper's number and ours, and the cost."""
     found = {model: load(task.name, model, profile) for model in task.models}
     columns = [(model, source) for model in task.models for source in ("paper", "ours")]
-    columns = [c for c in columns if c[1] == "ours" or c[0] in task.paper]
+    columns = [(model, source) for model, source in columns if (task.paper if source == "paper" else found).get(model)]
     counts = {"paper": lambda model: "", "ours": lambda model: f" (n={len(found[model])})"}
     heads = [f"{model}, {source}{counts[source](model)}" for model, source in columns]
     lines = ["| | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(columns)]
