@@ -153,6 +153,7 @@ plt.show()
 # query q is read at the names of a and b. The published code reads it by a second pass of the LSTM over the whole
 # story; our `laptop` profile reads it from the sentences, at half the cost, and then nothing depends on their order.
 
+
 # %%
 class PlainEncoder(nn.Module):
     """One sentence at a time; srnlib packs all sentences of all stories into one call."""
@@ -202,6 +203,7 @@ print("words", tuple(words.shape), "-> S0", tuple(S0.shape), " z", tuple(z.shape
 # The first layer of g is linear in the concatenation, so it splits into $A s_i + B s_j + C q$: computed once for each
 # sentence instead of once for each pair.
 
+
 # %% tags=["nbval-check-output"]
 def F(reasoner, S, q):
     """The equation, for one story: S [N, D], q [Q] -> logits [C]."""
@@ -249,6 +251,7 @@ print("same answer with and without padding?", bool(torch.allclose(logits, fixed
 #
 # SRN's $H_{agg}$ is that of Circles. GRN's is one convolution of a scene graph: a message for each triple (subject,
 # edge, object), averaged into codes of the nodes, which FSPool pools.
+
 
 # %% tags=["nbval-check-output"]
 def descend(S, E, z, H_agg, steps, alpha):
@@ -373,8 +376,9 @@ plt.show()
 #
 # Three numbers for each model. **Best epoch** is what the paper reports: after every epoch the test stories are
 # answered, and the best mean over k = 2, 3, 4 counts. That choice looks at the test. (The baseline's published
-# configuration has 50 epochs to choose among, ours eight.) **Chosen on validation** is honest: the epoch is chosen on stories held out of
-# training, then tested. **On validation** is that epoch's score on the held-out stories themselves.
+# configuration has 50 epochs to choose among, ours eight.) **Chosen on validation** is honest: the epoch is chosen on
+# stories held out of training, then tested. **On validation** is that epoch's score on the held-out stories
+# themselves.
 #
 # The release's test is small: 38, 107 and 77 stories of k = 2, 3, 4, with 2, 7 and 36 patterns. A mean over so few
 # patterns swings by several points from epoch to epoch, and the best of eight epochs is well above the typical one.
