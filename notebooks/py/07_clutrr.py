@@ -153,7 +153,6 @@ plt.show()
 # query q is read at the names of a and b. The published code reads it by a second pass of the LSTM over the whole
 # story; our `laptop` profile reads it from the sentences, at half the cost, and then nothing depends on their order.
 
-
 # %%
 class PlainEncoder(nn.Module):
     """One sentence at a time; srnlib packs all sentences of all stories into one call."""
@@ -203,7 +202,6 @@ print("words", tuple(words.shape), "-> S0", tuple(S0.shape), " z", tuple(z.shape
 # The first layer of g is linear in the concatenation, so it splits into $A s_i + B s_j + C q$: computed once for each
 # sentence instead of once for each pair.
 
-
 # %% tags=["nbval-check-output"]
 def F(reasoner, S, q):
     """The equation, for one story: S [N, D], q [Q] -> logits [C]."""
@@ -251,7 +249,6 @@ print("same answer with and without padding?", bool(torch.allclose(logits, fixed
 #
 # SRN's $H_{agg}$ is that of Circles. GRN's is one convolution of a scene graph: a message for each triple (subject,
 # edge, object), averaged into codes of the nodes, which FSPool pools.
-
 
 # %% tags=["nbval-check-output"]
 def descend(S, E, z, H_agg, steps, alpha):
