@@ -19,7 +19,7 @@ Profile = Annotated[str, typer.Option(help="smoke (seconds), laptop (hours on on
 Seed = Annotated[int, typer.Option(help="Seed of weights, data and their order.")]
 _SET = typer.Option("--set", help="Change a setting, e.g. steps=100; may be repeated.", metavar="NAME=VALUE")
 Set = Annotated[list[str] | None, _SET]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; torch's choice if not given.", min=1)]
 
 
@@ -77,25 +77,23 @@ def evaluate(
 @app.command()
 def tables(
     task: Annotated[str | None, typer.Argument(help="Task; all if not given.", show_default=False)] = None,
-    write: Annotated[bool, typer.Option("--write", help="Put the laptop tables into README.md instead.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Put the overview into README.md instead.")] = False,
 ) -> None:
     """Print the tables of all results beside the paper's numbers."""
     from srnlib import results
+    from srnlib.files import write_atomic
 
-    readme = results.data_dir().parent / "README.md"
-    text = _refusing(readme.read_text, "utf-8") if write else ""
+    if write:
+        readme = results.data_dir().parent / "README.md"
+        overview = _refusing(results.overview, map(_task, _tasks()))
+        text = _refusing(results.refresh, _refusing(readme.read_text, "utf-8"), overview)
+        write_atomic(readme, text.encode())
+        print(f"{readme}: table refreshed")
+        return
     for name in [task] if task else list(_tasks()):
         known = _task(name)
-        if write:
-            text = _refusing(results.refresh, text, known, results.table(known))
-            continue
         for profile in _refusing(results.profiles, known) or ["laptop"]:
             print(f"\n{name}, profile {profile}\n\n{results.table(known, profile)}")
-    if write:
-        from srnlib.files import write_atomic
-
-        write_atomic(readme, text.encode())
-        print(f"{readme}: tables refreshed")
 
 
 @app.command()

@@ -40,13 +40,14 @@ class Progress:
 
 
 def accelerator(device: str = "auto", precision: str = "no") -> Accelerator:
-    """The processes, device (`cpu`, `cuda`, or `auto`: cuda if there is one) and precision (`no`, `bf16`)."""
-    if device not in ("auto", "cpu", "cuda") or precision not in ("no", "bf16"):
-        raise ValueError(f"device must be auto, cpu or cuda, precision no or bf16; got {device!r} and {precision!r}")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device cuda: torch sees no CUDA device here; use auto or cpu")
+    """The processes, device (`cpu`, `cuda`, `mps`, or `auto`: the best there is) and precision (`no`, `bf16`)."""
+    if device not in ("auto", "cpu", "cuda", "mps") or precision not in ("no", "bf16"):
+        raise ValueError(f"device must be auto, cpu, cuda or mps, precision no or bf16; got {device!r}, {precision!r}")
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(device, True):
+        raise ValueError(f"device {device}: torch sees none here; use auto or cpu")
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # detach_init leaves some without gradient
-    cpu = device == "cpu" or not torch.cuda.is_available()
+    cpu = device == "cpu" or not any(there.values())
     return Accelerator(cpu=cpu, mixed_precision=precision, kwargs_handlers=[unused])
 
 
@@ -114,7 +115,7 @@ def fit(
         The history: rows of step, core_seconds, the logs' means since the last row, and metrics on the validation set.
 
     Raises:
-        FloatingPointError: If the loss is not finite.
+        FloatingPointError: If the loss, or what is logged, is not finite.
     """
     on = on or accelerator()
     if settings.batch_size % on.num_processes:
@@ -140,8 +141,9 @@ def fit(
         optimizer.zero_grad()
         numbers = on.reduce(torch.stack([loss.detach().float(), *(v.detach().float() for v in logs.values())]), "mean")
         logged = dict(zip(["loss", *logs], numbers.tolist(), strict=True))
-        if not math.isfinite(logged["loss"]):
-            raise FloatingPointError(f"the loss is {logged['loss']} at step {p.step}: lower lr, inner_lr or clip")
+        for name, value in logged.items():
+            if not math.isfinite(value):
+                raise FloatingPointError(f"{name} is {value} at step {p.step}: lower lr, inner_lr or clip")
         p.sums = {name: p.sums.get(name, 0.0) + value for name, value in logged.items()}
         p.step, p.count = p.step + 1, p.count + 1
         p.seconds += time.perf_counter() - wall

@@ -16,7 +16,8 @@ from numpy.typing import ArrayLike
 
 _PALETTE = sns.color_palette("colorblind")
 COLOURS = {"baseline": _PALETTE[1], "srn": _PALETTE[0], "paper": (0.45, 0.45, 0.45)}
-NAMES = {"baseline": "baseline", "srn": "SRN"}
+COLOURS |= {"rn": _PALETTE[1], "rn_fixed": _PALETTE[4], "grn": _PALETTE[2]}
+NAMES = {"baseline": "baseline", "srn": "SRN", "rn": "RN", "rn_fixed": "RN, fixed size", "grn": "GRN"}
 
 
 def use_style() -> None:

@@ -8,6 +8,7 @@ import platform
 import re
 import statistics
 import subprocess
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -111,13 +112,31 @@ def profiles(task: Task) -> list[str]:
     return [p for p in PROFILES if p in names] + sorted(names - set(PROFILES))
 
 
-def refresh(text: str, task: Task, content: str) -> str:
-    """`text` with the block between `<!-- results:<task> -->` and `<!-- /results:<task> -->` replaced.
+def overview(tasks: Iterable[Task], profile: str = "laptop") -> str:
+    """The README's table in Markdown: the headline metrics of all tasks, paper and ours, baseline and SRN side by side.
+
+    A task without any record of the profile is left out.
+    """
+    lines = ["| | | baseline, paper | baseline, ours | SRN, paper | SRN, ours |", "|---|---|---:|---:|---:|---:|"]
+    for task in tasks:
+        found = {model: load(task.name, model, profile) for pair in task.headline.values() for model in pair}
+        for key, pair in task.headline.items() if any(found.values()) else ():
+            cells = []
+            for model in pair:
+                numbers = [r["metrics"][key] for r in found[model] if key in r["metrics"]]
+                count = f" (n={len(numbers)})" if numbers else ""
+                cells += [f"{task.paper.get(model, {}).get(key, '–')}", mean_sd(numbers) + count]
+            lines.append(f"| {task.name} | {task.rows[key]} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def refresh(text: str, content: str) -> str:
+    """`text` with the block between `<!-- results -->` and `<!-- /results -->` replaced.
 
     Raises:
         ValueError: If the markers are not there, once each and in order.
     """
-    start, end = f"<!-- results:{task.name} -->", f"<!-- /results:{task.name} -->"
+    start, end = "<!-- results -->", "<!-- /results -->"
     before, opened, rest = text.partition(start)
     _, closed, after = rest.partition(end)
     if not opened or not closed or start in rest or end in after:

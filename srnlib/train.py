@@ -50,7 +50,7 @@ def train(
         RunError: If what is there was trained with other settings, precision or number of processes.
         CheckpointError: If what is there is damaged.
     """
-    on = loop.accelerator(device, precision)
+    on, made = loop.accelerator(device, precision), results.environment()  # the code may change while it trains
     if run.result.exists() and not force:
         return _finished(run, show and on.is_main_process)
     loop.seed_everything(run.seed)
@@ -82,7 +82,7 @@ def train(
         on=on, optimizer=optimizer, progress=progress, save=save, save_minutes=save_minutes, keep=keep, show=show,
     )  # fmt: skip
     module.load_state_dict(best or module.state_dict())
-    return _finish(run, module, progress, on, identity) if on.is_main_process else {}
+    return _finish(run, module, progress, on, identity, made) if on.is_main_process else {}
 
 
 def load_module(run: Run, device: str | torch.device = "cpu") -> nn.Module:
@@ -92,13 +92,15 @@ def load_module(run: Run, device: str | torch.device = "cpu") -> nn.Module:
         CheckpointError: If there is no such checkpoint, or it is damaged or not of this model.
     """
     _, meta = checkpoints.load(run.checkpoint)
-    there, here = meta.get("config", {}), run.config
-    if there.keys() != here.keys():
+    there, fields = meta.get("config", {}), dataclasses.fields(run.settings)
+    later = {f.name: f.default for f in fields if f.name not in there and f.default is not dataclasses.MISSING}
+    known = there | later  # the default of a setting that came later is what was done before
+    if known.keys() != run.config.keys():
         raise checkpoints.CheckpointError(
             f"{run.checkpoint} was trained with another version's settings (they differ in "
-            f"{', '.join(sorted(there.keys() ^ here.keys()))}): use that version, or train it again"
+            f"{', '.join(sorted(known.keys() ^ run.config.keys()))}): use that version, or train it again"
         )
-    module = run.task.build(run.model, dataclasses.replace(run.settings, **there))
+    module = run.task.build(run.model, dataclasses.replace(run.settings, **known))
     checkpoints.load_into(module, run.checkpoint)
     return module.to(device).eval()
 
@@ -170,9 +172,8 @@ def _told_by_history(task: Task, history: list[dict[str, float]]) -> dict[str, f
     return ({"collapsed": float(loop.collapsed(last))} if "moved" in last else {}) | task.summarise(history)
 
 
-def _finish(run: Run, module: nn.Module, progress: loop.Progress, on, identity: dict[str, Any]) -> dict[str, Any]:
+def _finish(run: Run, module: nn.Module, progress: loop.Progress, on, identity: dict, made: dict) -> dict[str, Any]:
     """Checkpoint, test, record; the state goes last, so that a kill in between costs nothing."""
-    made = results.environment()
     meta = {"task": run.task.name, "model": run.model, "profile": run.profile, "seed": run.seed, "config": run.config}
     step = loop.best_row(run.task, progress.history)["step"]
     origin = {"step": step, "srnlib": made["versions"]["srnlib"], "commit": made["commit"]}

@@ -232,8 +232,9 @@ plt.show()
 # ## 4. How often is an image decomposed, after a longer training?
 #
 # The line `PROFILE` chooses whose checkpoints and records are shown. `laptop` is what ships: the paper's data and set
-# (64 x 64 pixels, 0 to 10 circles, 16 elements of dimension 10), a narrower network, one CPU core. **These are first,
-# short trainings; three core-hours a run and three seeds are planned.** The lines below say what they had.
+# (64 x 64 pixels, 0 to 10 circles, 16 elements of dimension 10), a narrower network, one CPU core. **These are short
+# trainings; three core-hours a run and three seeds are planned.** The lines below say what they had. The baseline had
+# fewer core-minutes than the SRN; it will get as many. Its curves in section 10 show how little it gained at the end.
 #
 # > "We say that a decomposition of an image is *successful* if the number of set elements containing objects is equal
 # > to the number of circles in the image, where a set element is considered to contain an object if the decoded image
@@ -562,8 +563,15 @@ plt.show()
 #
 # A refiner is not enough: step size, gradients into the proposal and the schedule decide whether it wakes up, and how
 # soon. These are the trainings that led to the `laptop` profile, one a row; success is B.2 for 1 to 5 circles after so
-# many core-minutes. They are exploratory: a script of their own, one seed, 128 images a count (so give or take four
-# points), and several were stopped early.
+# many core-minutes. They are exploratory: a script of their own, one seed, 128 images a count unless noted (so give or
+# take four points), and several were stopped early.
+#
+# Where elements start matters early on. The refiner's steps are the same function for every element, so elements that
+# start almost at one place get almost the same gradients. At torch's initialisation the set moved many times its own
+# norm: compared with that, all elements started at one point. Started further apart (`spread`), they part sooner. But
+# the trainings above end on one plateau: look at section 11, where the inner loss stops falling long before zero. The
+# network pushes z to where no set encodes to, and uses it as a signal rather than as an address. That is what the next
+# recipe has to mend.
 
 # %% tags=["nbval-check-output"]
 path_of_study = results.data_dir() / "results" / "circles" / "study.json"
@@ -594,7 +602,7 @@ display(Markdown("\n".join(lines)))
 # Try first; the last cell asserts the answers.
 #
 # ## Next
-# **04_clevr** (planned): rendered scenes of up to ten objects, 128 x 128 pixels, where occlusion matters.
+# **04_clevr**: rendered scenes of up to ten objects, 128 x 128 pixels, where occlusion matters.
 
 # %%
 # 1. Never: a softmax weight is at most 1, so each share is at most its sigmoid.

@@ -99,18 +99,18 @@ def view(place: NDArray) -> NDArray:
     return np.stack([right, np.cross(right, forward), forward])
 
 
-def rays(place: NDArray, size: int, row: NDArray, column: NDArray) -> NDArray:
+def rays(place: NDArray, size: int, row: NDArray, column: NDArray, aspect: float = ASPECT) -> NDArray:
     """Directions `[K, 3]` of length 1 through points `row`, `column` `[K]` of the picture, in pixels."""
     x = (2 * column / size - 1) * HALF_WIDTH
-    y = (1 - 2 * row / size) * HALF_WIDTH / ASPECT
+    y = (1 - 2 * row / size) * HALF_WIDTH / aspect
     direction = np.stack([x, y, np.ones_like(x)], -1) @ view(place)
     return direction / np.linalg.norm(direction, axis=-1, keepdims=True)
 
 
-def project(points: NDArray, place: NDArray) -> NDArray:
+def project(points: NDArray, place: NDArray, aspect: float = ASPECT) -> NDArray:
     """Where `points` `[K, 3]` are in the picture: (x, y) from 0 at the top left to 1, and depth along the view."""
     x, y, depth = view(place) @ (points - place).T
-    return np.stack([(1 + x / depth / HALF_WIDTH) / 2, (1 - y / depth / HALF_WIDTH * ASPECT) / 2, depth], -1)
+    return np.stack([(1 + x / depth / HALF_WIDTH) / 2, (1 - y / depth / HALF_WIDTH * aspect) / 2, depth], -1)
 
 
 def enter(shape: str, o: NDArray, d: NDArray) -> NDArray:
@@ -171,11 +171,13 @@ def distances(objects: Objects, o: NDArray, d: NDArray) -> NDArray:
     return t
 
 
-def hits(objects: Objects, place: NDArray, size: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def hits(
+    objects: Objects, place: NDArray, size: int, aspect: float = ASPECT
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which pixels' centres see each object, and would see it alone: bool `[M, size, size]` each."""
     size = integer("size", size, 1)
     row, column = np.divmod(np.arange(size * size), size)
-    t = distances(objects, place, rays(place, size, row + 0.5, column + 0.5)).reshape(-1, size, size)
+    t = distances(objects, place, rays(place, size, row + 0.5, column + 0.5, aspect)).reshape(-1, size, size)
     full = np.isfinite(t)
     first = t == t.min(0, initial=np.inf)
     return full & first, full

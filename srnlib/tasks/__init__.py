@@ -59,6 +59,7 @@ class Task:
         models: Names that `build` knows.
         rows: Rows of its table: metric key to label.
         paper: The paper's numbers: model to metric key to value.
+        headline: Its rows in the README's one table: metric key to (baseline, SRN), the two models compared there.
         select: Validation metric, larger is better: the weights of its best row are kept and tested. None: the last.
     """
 
@@ -66,6 +67,7 @@ class Task:
     models: tuple[str, ...]
     rows: dict[str, str]
     paper: dict[str, dict[str, float]]
+    headline: dict[str, tuple[str, str]] = {}
     select: str | None = None
 
     def settings(self, profile: str, model: str) -> Settings:
@@ -125,11 +127,16 @@ def choose(kind: str, name: str, known: Iterable[str]) -> Any:
     return known[name] if isinstance(known, Mapping) else name
 
 
-TASKS: Mapping[str, Task] = _Tasks(
+TASKS: Mapping[str, Task] = _Tasks(  # in the order of the notebooks
     {
         "circles": "srnlib.tasks.circles:circles",
+        "clevr": "srnlib.tasks.clevr:clevr",
+        "sort_of_clevr": "srnlib.tasks.sort_of_clevr:sort_of_clevr",
+        "sort_of_clevr_decode": "srnlib.tasks.sort_of_clevr_decode:sort_of_clevr_decode",
         "pong": "srnlib.tasks.world_model:pong",
         "space_invaders": "srnlib.tasks.world_model:space_invaders",
         "shapes": "srnlib.tasks.world_model:shapes_world",
+        "clutrr": "srnlib.tasks.clutrr:clutrr",
+        "clutrr_generated": "srnlib.tasks.clutrr:clutrr_generated",
     }
 )

@@ -12,26 +12,25 @@ from torch.utils.data import TensorDataset
 
 from srnlib import metrics
 from srnlib.data.circles import generate, masks, render
-from srnlib.models.image import Reconstruction, SetAutoencoder, patch
-from srnlib.refine import SetRefiner
+from srnlib.models.image import SetAutoencoder, patch
 from srnlib.set_encoders import SetEncoder
 from srnlib.tasks import Settings, Task
+from srnlib.tasks.refining import InnerLoop, refinement
 
 EVALUATION_SEED = {"val": 1_000_000, "test": 2_000_000}  # plus the count; above every training seed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CirclesSettings(Settings):
-    """Settings of Circles; the inner loop's are read by the SRN only.
+class CirclesSettings(InnerLoop, Settings):
+    """Settings of Circles.
 
     Attributes:
         width, encoder_width: Of decoder and encoder, see `srnlib.models.image.SetAutoencoder`.
         hidden: Width of H_agg's MLP.
-        kaiming: Whether H_agg's MLP starts from Kaiming's initialisation instead of torch's, so that it is steep enough
-            to descend on from the first step.
+        spread: Factor on the initial weights of the layer that proposes the set. Elements that start close together,
+            compared with the refiner's steps, get almost the same gradients and part late.
         set_size, element_dim, embed_dim: N, D and E.
         size, max_circles, max_radius: Of the images, see `srnlib.data.circles.generate`.
-        inner_steps, inner_lr, inner_momentum, grad, detach_init: See `srnlib.refine`.
         cells: How many 4x4 cells of an image the loss samples, with weights that keep it unbiased; None for all.
         curriculum: Of the whole training, the fraction in which the number of circles shown grows from 3 to all.
         train_images: Number of training images.
@@ -41,18 +40,13 @@ class CirclesSettings(Settings):
     width: int
     encoder_width: int
     hidden: int
-    kaiming: bool = True
+    spread: float = 1.0
     set_size: int = 16
     element_dim: int = 10
     embed_dim: int = 100
     size: int = 64
     max_circles: int = 10
     max_radius: int = 11
-    inner_steps: int = 10
-    inner_lr: float = 0.5
-    inner_momentum: float = 0.5
-    grad: str = "unroll"
-    detach_init: bool = False
     cells: int | None = None
     curriculum: float = 0.0
     train_images: int = 64_000
@@ -70,7 +64,7 @@ class CirclesSettings(Settings):
     @classmethod
     def laptop(cls, steps: int) -> CirclesSettings:
         """One CPU core, at most three hours: 1/16 of the paper's channels in the decoder, 1/4 in the encoder."""
-        model = {"width": 4, "encoder_width": 16, "hidden": 128, "inner_steps": 8}
+        model = {"width": 4, "encoder_width": 16, "hidden": 128, "inner_steps": 8, "spread": 8.0, "detach_init": True}
         length = {"steps": steps, "warmup": 0.005, "cooldown": 0.4, "curriculum": 0.25, "eval_every": 1000}
         return cls(batch_size=16, lr=3e-3, cells=64, **model, **length)
 
@@ -90,6 +84,7 @@ class Circles(Task):
     rows = {f"decomposed.n{n}": f"{n} circle{'s' if n > 1 else ''}: decomposed, %" for n in range(1, 6)}
     rows |= {f"ari_fg.n{n}": f"{n} circles: foreground ARI, %" for n in (2, 3, 5)}
     rows |= {"matched_iou.n3": "3 circles: matched IoU, %"}
+    headline = dict.fromkeys(("decomposed.n1", "decomposed.n3", "decomposed.n5", "ari_fg.n3"), ("baseline", "srn"))
     paper = {  # Table 1
         "baseline": {f"decomposed.n{n}": v for n, v in enumerate((45.1, 16.5, 7.8, 3.2, 1.9), 1)},
         "srn": {f"decomposed.n{n}": v for n, v in enumerate((95.8, 88.7, 79.9, 72.7, 65.2), 1)},
@@ -97,27 +92,20 @@ class Circles(Task):
 
     def settings(self, profile: str, model: str) -> CirclesSettings:
         if profile == "laptop":  # the same core time for both
-            return CirclesSettings.laptop({"srn": 20_000, "baseline": 30_000}[model])
+            return CirclesSettings.laptop({"srn": 36_000, "baseline": 47_000}[model])
         return getattr(CirclesSettings, profile)()
 
     def build(self, model: str, settings: CirclesSettings) -> nn.Module:
         refiner = None
         if model == "srn":
             H_agg = SetEncoder(settings.element_dim, settings.embed_dim, hidden=settings.hidden)
-            if settings.kaiming:
-                for layer in H_agg.mlp[::2]:
-                    nn.init.kaiming_normal_(layer.weight)
-            refiner = SetRefiner(
-                H_agg,
-                steps=settings.inner_steps,
-                inner_lr=settings.inner_lr,
-                momentum=settings.inner_momentum,
-                grad=settings.grad,
-                detach_init=settings.detach_init,
-            )
+            refiner = settings.refiner(H_agg)
         shape = (settings.width, settings.set_size, settings.element_dim, settings.size)
         embed = {"refiner": refiner, "embed_dim": settings.embed_dim}
-        return SetAutoencoder(*shape, encoder_width=settings.encoder_width, **embed)
+        module = SetAutoencoder(*shape, encoder_width=settings.encoder_width, **embed)
+        with torch.no_grad():
+            module.encoder.propose.weight.mul_(settings.spread)
+        return module
 
     def dataset(self, settings: CirclesSettings, seed: int) -> TensorDataset:
         """Circles `[train_images, max_circles, 4]`; drawing an image takes microseconds, so `loss` does it."""
@@ -189,14 +177,6 @@ def sample_cells(target: Tensor, k: int, background: float = 0.15) -> tuple[Tens
     chance = chance / chance.sum(dim=1, keepdim=True)
     at = torch.multinomial(chance, k, replacement=True)
     return at, 1 / (k * chance.gather(1, at))
-
-
-def refinement(out: Reconstruction) -> dict[str, Tensor]:
-    """What a refiner did to each set `[B]`: inner loss before and after, ||S - S0|| / ||S0||; empty without one."""
-    if out.trace is None:
-        return {}
-    moved = (out.S - out.S0).detach().flatten(1).norm(dim=1) / out.S0.detach().flatten(1).norm(dim=1)
-    return {"inner_first": out.trace.inner_loss[0], "inner_last": out.trace.inner_loss[-1], "moved": moved}
 
 
 def evaluation_batches(settings: CirclesSettings, n: int, split: str, size: int = 100) -> Iterator[tuple[Tensor, ...]]:

@@ -14,15 +14,14 @@ from srnlib.data import atari, shapes
 from srnlib.models.world_model import (
     Constant,
     ObjectExtractor,
-    Seen,
     Transition,
     WorldModel,
     contrastive_loss,
     normed_mlp,
 )
-from srnlib.refine import SetRefiner
 from srnlib.set_encoders import SetEncoder
 from srnlib.tasks import Settings, Task
+from srnlib.tasks.refining import InnerLoop, refinement
 
 DATA_SEED = {"train": 1, "test": 2, "val": 3}  # of the original program: 1 and 2
 HORIZONS = (1, 5, 10)
@@ -30,8 +29,8 @@ PIXELS = 50  # side of an observation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WorldModelSettings(Settings):
-    """Settings of a world model; `embed_dim` and the inner loop's are read by the SRN only.
+class WorldModelSettings(InnerLoop, Settings):
+    """Settings of a world model; `embed_dim` is read by the SRN only.
 
     An example of the training data is `span` consecutive transitions of one episode. Their observations overlap, so a
     longer span costs less a transition; 1 is the original. `batch_size` counts examples.
@@ -44,8 +43,6 @@ class WorldModelSettings(Settings):
         background: Whether the extractor takes the background away first.
         same_time: Whether negatives are of other episodes at the same time, instead of any state of the batch.
         embed_dim: E, and the width of H_agg's MLP.
-        kaiming: Whether H_agg's MLP starts from Kaiming's initialisation, steep enough to descend on.
-        inner_steps, inner_lr, inner_momentum, grad, detach_init: See `srnlib.refine`.
         train_episodes, train_length, val_episodes, test_episodes: Number of episodes, and steps of one to train on;
             those to evaluate on have ten steps.
     """
@@ -60,12 +57,7 @@ class WorldModelSettings(Settings):
     background: bool = False
     same_time: bool = False
     embed_dim: int = 512
-    kaiming: bool = True
-    inner_steps: int = 10
     inner_lr: float = 0.05
-    inner_momentum: float = 0.5
-    grad: str = "unroll"
-    detach_init: bool = False
     train_episodes: int = 1000
     train_length: int = atari.STEPS
     val_episodes: int = 300
@@ -172,17 +164,7 @@ class WorldModels(Task):
         refiner = embed = None
         if model.startswith("srn"):
             H_agg = SetEncoder(d, settings.embed_dim, hidden=settings.embed_dim)
-            if settings.kaiming:
-                for layer in H_agg.mlp[::2]:
-                    nn.init.kaiming_normal_(layer.weight)
-            refiner = SetRefiner(
-                H_agg,
-                steps=settings.inner_steps,
-                inner_lr=settings.inner_lr,
-                momentum=settings.inner_momentum,
-                grad=settings.grad,
-                detach_init=settings.detach_init,
-            )
+            refiner = settings.refiner(H_agg)
             embed = nn.Linear(k * area, settings.embed_dim)
         more = {"copy_action": self.atari, "refiner": refiner, "embed": embed}
         return WorldModel(extractor, encoder, transition, actions, **more)
@@ -238,14 +220,6 @@ class WorldModels(Task):
         for split in DATA_SEED if self.atari else ():
             self.episodes(settings, split)
         return {"generator": f"srnlib.data.{'atari' if self.atari else 'shapes'}.generate", **sets}
-
-
-def refinement(seen: Seen) -> dict[str, Tensor]:
-    """What a refiner did to each set `[B]`: inner loss before and after, ||S - S0|| / ||S0||; empty without one."""
-    if seen.trace is None:
-        return {}
-    moved = (seen.S - seen.S0).detach().flatten(1).norm(dim=1) / seen.S0.detach().flatten(1).norm(dim=1)
-    return {"inner_first": seen.trace.inner_loss[0], "inner_last": seen.trace.inner_loss[-1], "moved": moved}
 
 
 def see_distinct(

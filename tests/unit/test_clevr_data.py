@@ -2,15 +2,18 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from srnlib.data import clevr
 from srnlib.data.clevr_geometry import ASPECT, BEVEL, HALF_WIDTH, boxes, enter, normal, project, rays, read
 from srnlib.data.clevr_render import masks, render
 from srnlib.data.clevr_scenes import sample
 
+GOLDEN = Path(__file__).parent / "golden"
 MISS = np.inf
 HALF = {"cube": lambda r: r / np.sqrt(2), "sphere": lambda r: r, "cylinder": lambda r: r}
 LAMP_POWER = {"key": (78.54, (1, 0.932, 0.817)), "fill": (18.0, (0.762, 0.818, 1)), "back": (39.27, (1, 1, 1))}
@@ -256,6 +259,14 @@ def test_same_scenes_everywhere(data):
     patches = data.images[0].reshape(3, 4, 12, 4, 12).mean((0, 2, 4))
     assert np.abs(patches - np.array(PATCHES)).max() < 1  # the last bit may differ from machine to machine
     assert sample(6, 0)["objects"] != data.scenes[0]["objects"]
+
+
+@pytest.mark.parametrize("i", range(4))
+def test_golden_images(i):
+    """Pictures kept in `golden/`: what was drawn when the data sets of the shipped results were."""
+    picture = np.asarray(Image.open(GOLDEN / f"clevr_seed2020_{i}.png")).transpose(2, 0, 1)
+    away = np.abs(render(sample(2020, i)).image.astype(int) - picture)
+    assert (away > 1).mean() < 1e-3  # an outline may fall to the other side of a pixel on another machine
 
 
 def test_a_longer_set_begins_with_the_shorter_and_processes_change_nothing(data):

@@ -12,6 +12,7 @@ from srnlib.tasks import TASKS, Task
 class Toy(Task):
     name, models = "toy", ("baseline", "srn")
     rows = {"acc": "accuracy, %", "other": "other, %"}
+    headline = {"acc": ("baseline", "srn")}
     paper = {"srn": {"acc": 95.8}}
 
 
@@ -75,17 +76,28 @@ def test_table_by_hand(folder):
     assert round(statistics.stdev((90, 92, 97)), 1) == 3.6
 
 
+def test_overview_by_hand(folder):
+    for seed, value in enumerate((90.0, 92.0, 97.0)):
+        put(folder, "srn", seed, acc=value)
+    head, line = "| | | baseline, paper | baseline, ours | SRN, paper | SRN, ours |", "|---|---|---:|---:|---:|---:|"
+    assert results.overview([Toy()]).splitlines() == [
+        *(head, line),
+        "| toy | accuracy, % | – | – | 95.8 | 93.0 ± 3.6 (n=3) |",
+    ]
+    assert results.overview([Toy()], "paper").splitlines() == [head, line]
+
+
 def test_refresh_replaces_the_block_only_and_twice_is_once():
-    text = "before\n<!-- results:toy -->\nold\n<!-- /results:toy -->\nafter\n"
-    new = results.refresh(text, Toy(), "new")
-    assert new == "before\n<!-- results:toy -->\nnew\n<!-- /results:toy -->\nafter\n"
-    assert results.refresh(new, Toy(), "new") == new
+    text = "before\n<!-- results -->\nold\n<!-- /results -->\nafter\n"
+    new = results.refresh(text, "new")
+    assert new == "before\n<!-- results -->\nnew\n<!-- /results -->\nafter\n"
+    assert results.refresh(new, "new") == new
 
 
-@pytest.mark.parametrize("text", ["", "<!-- results:toy -->", "<!-- /results:toy -->\n<!-- results:toy -->"])
+@pytest.mark.parametrize("text", ["", "<!-- results -->", "<!-- /results -->\n<!-- results -->"])
 def test_refresh_needs_its_markers(text):
-    with pytest.raises(ValueError, match="<!-- results:toy -->"):
-        results.refresh(text, Toy(), "new")
+    with pytest.raises(ValueError, match="<!-- results -->"):
+        results.refresh(text, "new")
 
 
 def test_environment_names_versions():
@@ -100,3 +112,5 @@ def test_tasks_are_consistent(name):
     assert task.name == name and set(task.paper) <= set(task.models)
     for numbers in task.paper.values():
         assert set(numbers) <= set(task.rows)
+    for key, pair in task.headline.items():
+        assert key in task.rows and set(pair) <= set(task.models)

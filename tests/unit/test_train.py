@@ -243,10 +243,20 @@ def test_a_checkpoint_with_other_settings_than_ours_is_refused():
     train.train(run, show=False)
     side = run.checkpoint.with_suffix(".json")
     meta = json.loads(side.read_bytes())
-    del meta["config"]["hidden"]
+    for config in ({k: v for k, v in meta["config"].items() if k != "hidden"}, meta["config"] | {"hiden": 3}):
+        side.write_text(json.dumps(meta | {"config": config}))
+        with pytest.raises(CheckpointError, match=r"baseline-smoke.*differ in hid"):
+            train.load_module(run)
+
+
+def test_a_setting_that_came_later_has_its_default_in_older_checkpoints():
+    run = Run.of("circles", "srn", "smoke", **SHORT, detach_init=True)
+    train.train(run, show=False)
+    side = run.checkpoint.with_suffix(".json")
+    meta = json.loads(side.read_bytes())
+    del meta["config"]["detach_init"]
     side.write_text(json.dumps(meta))
-    with pytest.raises(CheckpointError, match=r"baseline-smoke.*differ in hidden"):
-        train.load_module(run)
+    assert train.load_module(run).refiner.detach_init is False
 
 
 def test_a_collapsed_refiner_is_flagged(capsys):
@@ -255,22 +265,28 @@ def test_a_collapsed_refiner_is_flagged(capsys):
 
 
 class Diverging(Circles):
+    def __init__(self, what: str):
+        self.what = what
+
     def loss(self, module, batch, settings, step):
         loss, logs = super().loss(module, batch, settings, step)
-        return loss * (math.inf if step == 2 else 1), logs
+        bad = math.inf if step == 2 else 1
+        return (loss * bad, logs) if self.what == "loss" else (loss, logs | {self.what: logs[self.what] * bad})
 
 
-def test_a_loss_that_is_not_finite_ends_the_run():
-    with pytest.raises(FloatingPointError, match="loss is inf at step 2"):
-        train.train(Run.of(Diverging(), "baseline", "smoke", **SHORT), show=False)
+@pytest.mark.parametrize("what", ["loss", "inner_last"])
+def test_a_loss_or_log_that_is_not_finite_ends_the_run(what):
+    with pytest.raises(FloatingPointError, match=f"{what} is inf at step 2"):
+        train.train(Run.of(Diverging(what), "srn", "smoke", **SHORT), show=False)
 
 
 def test_bad_devices_and_batches_are_refused():
-    with pytest.raises(ValueError, match="device must be auto, cpu or cuda"):
+    with pytest.raises(ValueError, match="device must be auto, cpu, cuda or mps"):
         loop.accelerator("tpu")
-    if not torch.cuda.is_available():
-        with pytest.raises(ValueError, match="no CUDA device"):
-            loop.accelerator("cuda")
+    for device, there in (("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())):
+        if not there:
+            with pytest.raises(ValueError, match=f"device {device}: torch sees none here"):
+                loop.accelerator(device)
     with pytest.raises(ValueError, match="batch of 100 needs"):
         train.train(Run.of("circles", "baseline", "smoke", **SHORT, batch_size=100), show=False)
 

@@ -1,0 +1,181 @@
+"""Two files with masks that a reader may own: the paper's h5 of CLEVR, and DeepMind's CLEVR (with masks).
+
+The h5 files are written by the paper's released code from its own rendering. `clevr_with_masks_train.tfrecords`
+(Kabra et al. 2019, https://github.com/google-deepmind/multi_object_datasets, Apache 2.0) is read without TensorFlow.
+"""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from srnlib.data._hash import integer
+from srnlib.data.clevr import Clevr
+from srnlib.data.clevr_geometry import boxes
+from srnlib.data.clevr_scenes import MAX_OBJECTS
+
+SOMETHING = 255  # in `Clevr.ids`: an object, but it is not known which
+FLOATS = ("images", "images_mask", "images_foreground")
+RECORD = {"image": (240, 320, 3), "mask": (11, 240, 320, 1)}  # mask 0 is the background
+H5_HELP = "Give a train- or test-images-foreground.h5 as the paper's released code writes it"
+TF_HELP = "Get clevr_with_masks_train.tfrecords from https://github.com/google-deepmind/multi_object_datasets"
+
+
+def load_h5(path: str | Path, n: int | None = None) -> Clevr:
+    """Reads the paper's h5 file; it has no masks of single objects, so neither has the result.
+
+    `ids` is `SOMETHING` where `images_foreground` is not black; `covers`, `boxes` and `counts` are 0; `scenes` hold the
+    file's `image_ids` as `image_index`.
+
+    Args:
+        path: `<split>-images-foreground.h5`.
+        n: Number of images, the first ones; None for all.
+
+    Raises:
+        ImportError: Without h5py.
+        FileNotFoundError, ValueError: If there is no such file, or it is not one of these.
+    """
+    path = Path(path)
+    try:
+        import h5py
+    except ImportError:
+        raise ImportError("the paper's files need h5py: pip install 'srnlib[clevr]', or pip install h5py") from None
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist. {H5_HELP}")
+    try:
+        with h5py.File(path, "r") as file:
+            missing = [name for name in (*FLOATS, "image_ids") if name not in file]
+            if missing:
+                raise ValueError(f"it lacks {', '.join(missing)}")
+            shape = file["images"].shape
+            if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3] or file["images_foreground"].shape != shape:
+                raise ValueError(f"images have shape {shape}, expected (N, 3, S, S)")
+            rows = slice(shape[0] if n is None else integer("n", n, 0))
+            images, foregrounds = (np.asarray(file[name][rows]) for name in ("images", "images_foreground"))
+            numbers = np.asarray(file["image_ids"][rows])
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path} is damaged, or not one of the paper's files ({error}). {H5_HELP}") from error
+    if not (images.size == 0 or (images.min() >= 0 and 0.1 < images.max() <= 1)):
+        raise ValueError(f"{path} holds values from {images.min():g} to {images.max():g}; expected 0 to 1. {H5_HELP}")
+    count, size = len(images), shape[-1]
+    return Clevr(
+        np.rint(255 * images).astype(np.uint8),
+        np.where((foregrounds != 0).any(1), SOMETHING, 0).astype(np.uint8),
+        np.zeros((count, size, size), np.uint16),
+        np.zeros((count, MAX_OBJECTS, 4), np.int64),
+        np.zeros(count, np.int64),
+        [{"image_index": int(number), "objects": []} for number in numbers],
+    )
+
+
+def load_tfrecords(path: str | Path, n: int | None = None, *, size: int = 128) -> Clevr:
+    """Reads DeepMind's CLEVR (with masks); the 4:3 pictures are squashed into squares.
+
+    Its masks hold what is seen: `covers` and `boxes` are of the visible parts, and `scenes` is empty of objects.
+
+    Args:
+        path: `clevr_with_masks_train.tfrecords`, compressed as it is published.
+        n: Number of images, the first ones; None for all 100,000.
+        size: S, side of the pictures.
+
+    Raises:
+        FileNotFoundError, ValueError: If there is no such file, or it is damaged or another.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist. {TF_HELP}")
+    images, ids = [], []
+    row, column = ((np.arange(size) + 0.5) * length / size for length in (240, 320))
+    try:
+        for record in _records(path, None if n is None else integer("n", n, 0)):
+            arrays = {name: _pixels(record, name, shape) for name, shape in RECORD.items()}
+            images.append(_shrink(arrays["image"], size))
+            owner = arrays["mask"][..., 0].argmax(0)  # one of them is 255 at each pixel
+            ids.append(owner[row.astype(int)[:, None], column.astype(int)].astype(np.uint8))
+    except (OSError, EOFError, zlib.error, ValueError, IndexError, struct.error) as error:
+        raise ValueError(f"{path} is damaged, or another file ({error or 'it ends early'}). {TF_HELP}") from error
+    ids = np.array(ids, np.uint8).reshape(-1, size, size)
+    visible = ids[:, None] == np.arange(1, MAX_OBJECTS + 1, dtype=np.uint8)[:, None, None]
+    bits = (visible << np.arange(MAX_OBJECTS)[:, None, None]).sum(1).astype(np.uint16)
+    scenes = [{"image_index": i, "objects": []} for i in range(len(ids))]
+    counts = visible.any((2, 3)).sum(1)
+    return Clevr(np.array(images, np.uint8).reshape(-1, 3, size, size), ids, bits, boxes(visible), counts, scenes)
+
+
+def _shrink(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """A picture `[H, W, 3]` as `[3, size, size]`: each new pixel is the mean of the area it covers."""
+    for axis in (0, 1):
+        edges = np.linspace(0, image.shape[axis], size + 1)
+        total = np.cumsum(image, axis=axis, dtype=float)
+        total = np.insert(total, 0, 0.0, axis=axis)
+        low = np.minimum(edges.astype(int), image.shape[axis] - 1)
+        share = np.expand_dims(edges - low, tuple({0, 1, 2} - {axis}))
+        at = (1 - share) * total.take(low, axis) + share * total.take(low + 1, axis)
+        image = np.diff(at, axis=axis) * size / image.shape[axis]
+    return np.rint(image).astype(np.uint8).transpose(2, 0, 1)
+
+
+def _records(path: Path, n: int | None) -> Iterator[bytes]:
+    """The records of a GZIP TFRecord file: length (8 bytes), its checksum (4), data, their checksum (4)."""
+    with gzip.open(path) as file:
+        while (n is None or n > 0) and (head := file.read(12)):
+            (length,) = struct.unpack("<Q", head[:8])
+            if len(head) < 12 or not 0 < length < 1 << 24:
+                raise ValueError("it is not made of TFRecords")
+            data = file.read(length)
+            if len(data) < length or len(file.read(4)) < 4:
+                raise EOFError("it ends in the middle of a record")
+            yield data
+            n = None if n is None else n - 1
+
+
+def _pixels(record: bytes, name: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """A feature of a serialised tf.train.Example whose value is a list of strings of one byte each."""
+    for feature in _fields(_one(record), 1):
+        key, value = (_one(feature, number) for number in (1, 2))
+        if bytes(key) == name.encode():
+            triples = np.frombuffer(_one(value), np.uint8)  # per byte: tag 0x0A, length 1, the byte
+            if triples.size == 3 * np.prod(shape):
+                triples = triples.reshape(-1, 3)
+                if (triples[:, :2] == (0x0A, 1)).all():
+                    return triples[:, 2].reshape(shape)
+            raise ValueError(f"feature {name!r} is not of {shape} bytes")
+    raise ValueError(f"a record lacks the feature {name!r}")
+
+
+def _one(message: bytes, number: int = 1) -> bytes:
+    """The first field `number` of a message of Protocol Buffers."""
+    for value in _fields(message, number):
+        return value
+    raise ValueError("a record is not a tf.train.Example")
+
+
+def _fields(message: bytes, number: int) -> Iterator[memoryview]:
+    """All fields `number` with a length of their own in a message; the others are passed over."""
+    message, at = memoryview(message), 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        if tag & 7 != 2:
+            raise ValueError(f"a record has a field of an unexpected kind ({tag & 7})")
+        length, at = _varint(message, at)
+        if at + length > len(message):
+            raise ValueError("a record's field reaches past its end")
+        if tag >> 3 == number:
+            yield message[at : at + length]
+        at += length
+
+
+def _varint(message: memoryview, at: int) -> tuple[int, int]:
+    """A number in base 128, least digits first, and where it ends."""
+    value = shift = 0
+    while True:
+        byte = message[at]
+        value, at, shift = value | (byte & 127) << shift, at + 1, shift + 7
+        if byte < 128:
+            return value, at

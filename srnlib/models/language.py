@@ -1,0 +1,239 @@
+"""A story as a set of sentences, and the answer from their pairs: the CLUTRR models (paper: sections 2.1, 3.3, F).
+
+Sentences are read by one LSTM; a relation network reasons over all pairs of them. Between the two the set may be padded
+to a fixed size, and refined: as a set (SRN), or as a complete graph whose edges weigh the pairs (GRN).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+
+from srnlib.refine import GraphRefiner, SetRefiner, Trace
+from srnlib.set_encoders import FSPool, mlp
+
+
+class Reading(NamedTuple):
+    """What the encoder makes of stories; D = 2 * hidden.
+
+    Attributes:
+        S0: A vector a sentence `[B, S, D]`, zeros where there is none.
+        here: Where there is a sentence, bool `[B, S]`.
+        z: The mean of the sentences' last cell states `[B, D]`.
+        query: What is said of the two people asked for `[B, 2 D]`.
+    """
+
+    S0: Tensor
+    here: Tensor
+    z: Tensor
+    query: Tensor
+
+
+class Answer(NamedTuple):
+    """What a forward pass gives.
+
+    Attributes:
+        logits: Of the classes `[B, C]`.
+        S0, S: The set before and after refinement `[B, N, D]`; the same without a refiner.
+        here: Where an element is a sentence and no padding, bool `[B, N]`.
+        edges: The refined weights of the pairs `[B, N, N]`; None but for a GRN, where they start from 1.
+        trace: The inner loop's trace; None without a refiner.
+    """
+
+    logits: Tensor
+    S0: Tensor
+    S: Tensor
+    here: Tensor
+    edges: Tensor | None
+    trace: Trace | None
+
+
+class StoryEncoder(nn.Module):
+    """Reads each sentence with a bidirectional LSTM; an element is the mean of its outputs.
+
+    Args:
+        vocabulary: Number of tokens; 0 is padding.
+        embed_dim: Size of a word vector (published: 100).
+        hidden: Of the LSTM, in each direction (published: 100).
+        layers: Of the LSTM (published: 2).
+        dropout: Of its inputs and between its layers.
+        read_story: How the query is read. True, as published: the same LSTM runs over the whole story, and its outputs
+            at the two people's names are summed. False: the sentences' outputs there are summed, which is cheaper and
+            makes the whole model invariant to the order of the sentences.
+    """
+
+    def __init__(self, vocabulary: int, embed_dim: int, hidden: int, layers: int, dropout: float, read_story: bool):
+        super().__init__()
+        self.read_story = read_story
+        self.embedding = nn.Embedding(vocabulary, embed_dim, padding_idx=0)
+        self.dropout = nn.Dropout(dropout)
+        between = dropout if layers > 1 else 0.0
+        self.lstm = nn.LSTM(embed_dim, hidden, layers, batch_first=True, bidirectional=True, dropout=between)
+
+    def forward(self, tokens: Tensor, query: Tensor) -> Reading:
+        """Reads stories.
+
+        Args:
+            tokens: `[B, S, W]`, zeros after the last word of a sentence and after the last sentence.
+            query: The tokens of the two people `[B, 2]`.
+        """
+        lengths = (tokens > 0).sum(dim=2)
+        here = lengths > 0
+        story = here.nonzero()[:, 0]  # of each sentence
+        out, cells, ids, row = self.read(tokens[here], lengths[here])
+        mean = out.new_zeros(len(story), out.shape[1]).index_add(0, row, out) / lengths[here][:, None]
+        S0 = out.new_zeros(*here.shape, out.shape[1]).masked_scatter(here[:, :, None], mean)
+        z = out.new_zeros(len(tokens), cells.shape[1]).index_add(0, story, cells) / here.sum(dim=1, keepdim=True)
+        row = story[row]
+        if self.read_story:
+            words, lengths = tokens.flatten(1), lengths.sum(dim=1)
+            words = words.gather(1, (words == 0).to(torch.int8).argsort(dim=1, stable=True))  # zeros to the end
+            out, _, ids, row = self.read(words[:, : int(lengths.max())], lengths)
+        named = (ids[:, None] == query[row]).to(out.dtype)  # [T, 2]
+        said = out.new_zeros(len(tokens), 2, out.shape[1]).index_add(0, row, named[:, :, None] * out[:, None])
+        return Reading(S0, here, z, said.flatten(1))
+
+    def read(self, words: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Runs the LSTM over sequences `[n, W]`.
+
+        Returns:
+            For all T words, in no order that matters: outputs `[T, D]`; for all sequences: last cell states `[n, D]`;
+            then the words' tokens `[T]` and sequences `[T]`.
+        """
+        lengths, rows = lengths.cpu(), torch.arange(len(words), device=words.device)[:, None].expand_as(words)
+        ids, row = (pack_padded_sequence(t, lengths, batch_first=True, enforce_sorted=False) for t in (words, rows))
+        out, (_, cells) = self.lstm(PackedSequence(self.dropout(self.embedding(ids.data)), *ids[1:]))
+        return out.data, cells[-2:].transpose(0, 1).flatten(1), ids.data, row.data
+
+
+class PairReasoner(nn.Module):
+    """F: a relation network, `f(sum over i, j of e_ij g([s_i, s_j, query]))`, with batch normalisation as published.
+
+    Args:
+        element_dim: D.
+        query_dim: Q.
+        hidden: Width of g (published: 64).
+        classes: C.
+    """
+
+    def __init__(self, element_dim: int, query_dim: int, hidden: int, classes: int):
+        super().__init__()
+        self.left = nn.Linear(element_dim, hidden)  # these three are g's first layer on [s_i, s_j, query]
+        self.right = nn.Linear(element_dim, hidden, bias=False)
+        self.ask = nn.Linear(query_dim, hidden, bias=False)
+        self.g = nn.Sequential(*(m for _ in range(3) for m in _layer(hidden, hidden)))
+        self.f = nn.Sequential(*_layer(hidden, 4 * hidden), *_layer(4 * hidden, hidden))
+        self.answer = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, classes))
+
+    def forward(self, S: Tensor, query: Tensor, here: Tensor, edges: Tensor | None = None) -> Tensor:
+        """Logits `[B, C]` of sets `[B, N, D]` and queries `[B, Q]`.
+
+        Args:
+            here: Which elements take part, bool `[B, N]`.
+            edges: Weights of the pairs `[B, N, N]`; None for 1.
+        """
+        pairs = self.left(S).unsqueeze(2) + self.right(S).unsqueeze(1) + self.ask(query)[:, None, None]
+        both = here.unsqueeze(2) & here.unsqueeze(1)
+        features = self.g(pairs[both])
+        if edges is not None:
+            features = features * edges[both][:, None]
+        total = features.new_zeros(len(S), features.shape[1]).index_add(0, both.nonzero()[:, 0], features)
+        return self.answer(self.f(total))
+
+
+class TripleEncoder(nn.Module):
+    """H_agg of a GRN: one scene-graph convolution over the complete graph (Johnson et al. 2018), FSPool over its nodes.
+
+    A node's code is made of its mean messages as subject and as object. `srnlib.set_encoders.GraphEncoder` also pools
+    new edges, which means sorting N^2 values a feature; without that a training step takes an eighth of the time
+    (benchmarks/clutrr_training.py), and edges are still refined, through the messages.
+
+    Args:
+        node_dim: D.
+        embed_dim: E.
+        hidden: Width of the messages.
+    """
+
+    def __init__(self, node_dim: int, embed_dim: int, hidden: int):
+        super().__init__()
+        self.subject = nn.Linear(node_dim, hidden)  # these three are one layer on [subject, edge, object]
+        self.edge = nn.Linear(1, hidden, bias=False)
+        self.object = nn.Linear(node_dim, hidden, bias=False)
+        self.node = mlp(2 * hidden, hidden, embed_dim, layers=2)
+        self.pool = FSPool(embed_dim)
+
+    def forward(self, nodes: Tensor, edges: Tensor) -> Tensor:
+        """Encodes nodes `[B, N, D]` and edges `[B, N, N, 1]` to `[B, E]`."""
+        messages = (self.subject(nodes).unsqueeze(2) + self.object(nodes).unsqueeze(1) + self.edge(edges)).relu()
+        code = self.node(torch.cat([messages.mean(dim=2), messages.mean(dim=1)], dim=2))
+        return self.pool(code / nodes.shape[1])
+
+
+class StoryModel(nn.Module):
+    """Story -> set (-> refined set or graph) -> answer.
+
+    Args:
+        encoder, reasoner: The parts.
+        set_size: N, to which sets are padded with zeros; the padding then takes part in everything. None for no
+            padding: the sentences there are.
+        refiner: Of the padded set, a `SetRefiner` (SRN) or a `GraphRefiner` (GRN); None for none.
+    """
+
+    def __init__(
+        self,
+        encoder: StoryEncoder,
+        reasoner: PairReasoner,
+        set_size: int | None = None,
+        refiner: SetRefiner | GraphRefiner | None = None,
+    ):
+        super().__init__()
+        if refiner is not None and set_size is None:
+            raise ValueError("a refiner needs a set_size: the refined set has a fixed size")
+        self.encoder, self.reasoner, self.set_size, self.refiner = encoder, reasoner, set_size, refiner
+
+    def forward(self, tokens: Tensor, query: Tensor) -> Answer:
+        """Answers stories `[B, S, W]`, see `StoryEncoder`.
+
+        Raises:
+            ValueError: If a story has more sentences than the set has elements.
+        """
+        S0, here, z, query = self.encoder(tokens, query)
+        if self.set_size is None:
+            return Answer(self.reasoner(S0, query, here), S0, S0, here, None, None)
+        if S0.shape[1] > self.set_size:
+            raise ValueError(f"a story has up to {S0.shape[1]} sentences, but the set has {self.set_size} elements")
+        padding = self.set_size - S0.shape[1]
+        S0, here = nn.functional.pad(S0, (0, 0, 0, padding)), nn.functional.pad(here, (0, padding))
+        S, edges, trace = S0, None, None
+        if self.refiner is not None:
+            S, edges, trace = self.refine(S0, z, one_padding(here, S0.dtype))
+        return Answer(self.reasoner(S, query, torch.ones_like(here), edges), S0, S, here, edges, trace)
+
+    def refine(self, S0: Tensor, z: Tensor, P: Tensor) -> tuple[Tensor, Tensor | None, Trace]:
+        """Refines sets `[B, N, D]`, of a GRN with edges from 1 on; `P` from `one_padding`."""
+        H_agg, kind, settings = self.refiner.H_agg, type(self.refiner), self.refiner.settings()
+        if kind is SetRefiner:
+            S, trace = kind(lambda S: H_agg(P @ S), **settings)(S0, z)
+            return S, None, trace
+        refiner = kind(lambda nodes, edges: H_agg(P @ nodes, (P @ edges[..., 0] @ P.mT)[..., None]), **settings)
+        S, edges, trace = refiner(S0, S0.new_ones(*P.shape, 1), z)
+        return S, edges[..., 0], trace
+
+
+def one_padding(here: Tensor, dtype: torch.dtype) -> Tensor:
+    """The matrix P `[B, N, N]` that puts their mean in place of all elements of padding, and leaves the others alone.
+
+    Padding is a tie of many zeros, and FSPool sorts: which zero gets which slope would depend on the sorting algorithm
+    and on rounding. H_agg(P S) gives all of them their mean slope, so they stay alike; and what a set is refined to
+    depends neither on the order of the sentences nor on the other stories of the batch.
+    """
+    padding = (~here).to(dtype)
+    both = padding.unsqueeze(2) * padding.unsqueeze(1)
+    return torch.diag_embed(here.to(dtype)) + both / padding.sum(dim=1).clamp(min=1)[:, None, None]
+
+
+def _layer(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
+    return nn.Linear(inputs, outputs), nn.ReLU(), nn.BatchNorm1d(outputs)

@@ -1,0 +1,178 @@
+"""CLEVR: from a picture of solids on a floor to the solids alone, through a set (appendix C)."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from srnlib import metrics, metrics_iou, results
+from srnlib.data.clevr import Clevr, load
+from srnlib.data.clevr_boxes import fill, published
+from srnlib.models.image import SetAutoencoder, patch
+from srnlib.set_encoders import PairSetEncoder
+from srnlib.tasks import Settings, Task
+from srnlib.tasks.circles import sample_cells
+from srnlib.tasks.refining import InnerLoop, refinement
+
+SCENES = {"train": 0, "val": 1_000_000, "test": 2_000_000}  # seeds of the scenes; one training set for all runs
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClevrSettings(InnerLoop, Settings):
+    """Settings of CLEVR.
+
+    Attributes:
+        width, encoder_width: Of decoder and encoder, see `srnlib.models.image.SetAutoencoder`.
+        hidden: Width of H_agg's MLP.
+        set_size, element_dim, embed_dim: N, D and E.
+        size: Of the images.
+        cells: How many 4x4 cells of an image the loss samples, with weights that keep it unbiased; None for all.
+        train_images, val_images, test_images: Number of images.
+    """
+
+    width: int
+    encoder_width: int
+    hidden: int
+    embed_dim: int
+    set_size: int = 16
+    element_dim: int = 10
+    size: int = 128
+    inner_steps: int = 5
+    inner_lr: float = 8.0
+    cells: int | None = None
+    train_images: int = 6_000
+    val_images: int = 200
+    test_images: int = 1_000
+
+    @classmethod
+    def smoke(cls) -> ClevrSettings:
+        """Seconds, for tests: nothing is learned."""
+        model = {"width": 1, "encoder_width": 2, "hidden": 16, "set_size": 4, "embed_dim": 16, "inner_steps": 3}
+        model |= {"inner_lr": 0.1}
+        images = {"size": 32, "train_images": 48, "val_images": 6, "test_images": 12}
+        return cls(steps=20, batch_size=8, lr=1e-3, clip=10.0, eval_every=10, cells=32, **model, **images)
+
+    @classmethod
+    def laptop(cls, steps: int) -> ClevrSettings:
+        """One CPU core: 3/64 of the paper's channels in the decoder, 1/4 in the encoder, 1/8 in H_agg."""
+        model = {"width": 3, "encoder_width": 16, "hidden": 64, "embed_dim": 64, "inner_lr": 0.1}
+        length = {"steps": steps, "warmup": 0.01, "cooldown": 0.5, "eval_every": 300}
+        return cls(batch_size=8, lr=2e-3, clip=1.0, cells=256, **model, **length)
+
+    @classmethod
+    def paper(cls) -> ClevrSettings:
+        """Appendix C, and what only the released code says (inner loop, batch, 512 features); 200 epochs, on a GPU."""
+        inner = {"inner_steps": 10, "detach_init": True, "kaiming": False}
+        model = {"width": 64, "encoder_width": 64, "hidden": 512, "embed_dim": 512}
+        images = {"train_images": 70_000, "val_images": 1_000, "test_images": 15_000}
+        return cls(steps=437_500, batch_size=32, lr=3e-4, eval_every=2_000, **model, **inner, **images)
+
+
+class ClevrTask(Task):
+    """The task; models `baseline` and `srn` differ by the refiner alone."""
+
+    name = "clevr"
+    models = ("baseline", "srn")
+    rows = {
+        "iou.overall": "overall IoU, %",
+        "iou.object": "per-object IoU as published, %",
+        "iou.object_real": "per-object IoU, real objects and exact boxes, %",
+        "ari_fg": "foreground ARI, %",
+    }
+    paper = {  # Table 4
+        "baseline": {"iou.overall": 91.93, "iou.object": 77.37},
+        "srn": {"iou.overall": 93.45, "iou.object": 83.05},
+    }
+
+    def settings(self, profile: str, model: str) -> ClevrSettings:
+        if profile == "laptop":  # the same core time for both
+            return ClevrSettings.laptop({"srn": 1_500, "baseline": 2_700}[model])
+        return getattr(ClevrSettings, profile)()
+
+    def build(self, model: str, settings: ClevrSettings) -> nn.Module:
+        refiner = None
+        if model == "srn":
+            H_agg = PairSetEncoder(settings.element_dim, settings.embed_dim, hidden=settings.hidden)
+            refiner = settings.refiner(H_agg)
+        shape = (settings.width, settings.set_size, settings.element_dim, settings.size)
+        embed = {"refiner": refiner, "embed_dim": settings.embed_dim}
+        return SetAutoencoder(*shape, encoder_width=settings.encoder_width, **embed)
+
+    def dataset(self, settings: ClevrSettings, seed: int) -> TensorDataset:
+        """Images uint8 `[B, 3, S, S]` and what each pixel sees `[B, S, S]`; the same scenes for every seed."""
+        data = scenes(settings, "train")
+        return TensorDataset(torch.from_numpy(data.images), torch.from_numpy(data.ids))
+
+    def loss(self, module, batch, settings, step) -> tuple[Tensor, dict[str, Tensor]]:
+        """Binary cross-entropy of the image without its background, mean over pixels and channels."""
+        X, Y = tensors(*batch)
+        if settings.cells is None:
+            out = module(X)
+            error = F.binary_cross_entropy(out.image.clamp(0, 1), Y)
+        else:
+            target = patch(Y)
+            at, weight = sample_cells(target, settings.cells)
+            out = module(X, at)
+            target = target.take_along_dim(at[:, :, None], dim=1)
+            cell_error = F.binary_cross_entropy(out.image.clamp(0, 1), target, reduction="none").mean(dim=2)
+            error = (weight * cell_error).sum(dim=1).mean() / (settings.size // 4) ** 2
+        return error, {name: v.mean() for name, v in refinement(out).items()}
+
+    def evaluate(self, module, settings, device, split) -> dict[str, float]:
+        """The rows of the table in percent; `recon.mse`, a pixel's squared error; what the refiner did."""
+        scores: dict[str, list[Tensor]] = {}
+        for batch in evaluation_batches(settings, split):
+            images, ids, formula, exact, visible = (t.to(device) for t in batch)
+            X, Y = tensors(images, ids)
+            out = module(X)
+            shares = out.elements.float().clamp(0, 1)
+            found = {
+                "iou.overall": 100 * metrics_iou.overall_iou(out.image, Y),
+                "iou.object": 100 * metrics_iou.object_iou(shares, formula),
+                "iou.object_real": 100 * metrics_iou.object_iou_real(shares, exact),
+                "ari_fg": 100 * metrics.foreground_ari(shares, visible),
+                "recon.mse": (out.image - Y).square().flatten(1).mean(dim=1),
+            }
+            found |= {name.replace("_", "."): v for name, v in refinement(out).items()}
+            for name, values in found.items():
+                scores.setdefault(name, []).append(values.float().cpu())
+        return {name: float(torch.cat(values).mean()) for name, values in scores.items()}
+
+    def describe(self, settings: ClevrSettings, seed: int) -> dict[str, Any]:
+        """How the images are made; `dataset` and `evaluate` keep them in the cache."""
+        counts = {split: getattr(settings, f"{split}_images") for split in SCENES}
+        sets = {split: f"{n} scenes, seed {SCENES[split]}" for split, n in counts.items()}
+        return {"generator": "srnlib.data.clevr.generate", "size": settings.size, **sets}
+
+
+def scenes(settings: ClevrSettings, split: str) -> Clevr:
+    """The scenes of a split, drawn on all cores when first asked for, and kept in the cache."""
+    n = getattr(settings, f"{split}_images")
+    workers = max(1, min(os.cpu_count() or 1, n // 64))
+    cache = results.data_dir() / "cache"
+    return load(n, SCENES[split], cache, size=settings.size, workers=workers, progress=n >= 1_000)
+
+
+def tensors(images: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Input and target, floats `[B, 3, S, S]` in 0..1: the image, and the image with the floor painted black."""
+    X = images.float() / 255
+    return X, X * (ids > 0).unsqueeze(1)
+
+
+def evaluation_batches(settings: ClevrSettings, split: str, size: int = 50) -> Iterator[tuple[Tensor, ...]]:
+    """Batches of a split: images, ids, the boxes of the formula and the exact ones as masks, visible masks."""
+    data = scenes(settings, split)
+    for at in range(0, len(data), size):
+        rows = slice(at, at + size)
+        boxes = published(data.scenes[rows], settings.size), fill(data.boxes[rows], settings.size)
+        yield tuple(map(torch.from_numpy, (data.images[rows], data.ids[rows], *boxes, data.visible(rows))))
+
+
+clevr = ClevrTask()

@@ -1,0 +1,249 @@
+"""CLUTRR: who is b to a? On the authors' release (`clutrr`) and on stories of our own (`clutrr_generated`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import os
+import statistics
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from srnlib.data.clutrr import LENGTHS, generate
+from srnlib.data.clutrr_kinship import TARGETS
+from srnlib.data.clutrr_release import HELP, Story, load
+from srnlib.data.clutrr_text import TEMPLATES
+from srnlib.data.clutrr_tokens import FIRST_PERSON, FIRST_WORD, PEOPLE, encode, for_validation, vocabulary
+from srnlib.models.language import Answer, PairReasoner, StoryEncoder, StoryModel, TripleEncoder
+from srnlib.refine import GraphRefiner
+from srnlib.results import data_dir
+from srnlib.set_encoders import GraphEncoder, SetEncoder
+from srnlib.tasks import Settings, Task
+from srnlib.tasks.refining import InnerLoop, refinement
+
+TRAINED = (2, 3, 4)  # k of the training stories, and of the paper's mean
+VAL_SEED, TEST_SEED = 1_000_000, 2_000_000  # of generated stories; above every training seed
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClutrrSettings(InnerLoop, Settings):
+    """Settings of CLUTRR.
+
+    Attributes:
+        embed_dim, hidden, layers, dropout, read_story: Of the LSTM, see `srnlib.models.language.StoryEncoder`.
+        reason: Width of the relation network's g.
+        set_size: N, of all models but `rn`.
+        agg: Width of H_agg.
+        pool_edges: Whether GRN's H_agg is `GraphEncoder`, which pools edges too, or the cheap `TripleEncoder`.
+        l2: Adam's weight decay as published: half the squared weights times this is added to the loss.
+        vocabulary: Tokens told apart, at most; rarer words become one.
+        train_stories: Generated stories for each of k = 2, 3, 4, validation included; the release has its own number.
+        val_stories: Stories for each k that are validated on, about.
+        test_stories: Generated stories for each k to test on; of the release all are.
+    """
+
+    embed_dim: int
+    hidden: int
+    layers: int
+    dropout: float
+    read_story: bool
+    reason: int
+    set_size: int = 20
+    agg: int
+    pool_edges: bool = False
+    inner_momentum: float = 0.0
+    l2: float = 0.0
+    vocabulary: int = 2048
+    train_stories: int = 5000
+    val_stories: int = 400
+    test_stories: int = 400
+
+    @classmethod
+    def smoke(cls, model: str) -> ClutrrSettings:
+        """Seconds, for tests: little is learned."""
+        words = {"embed_dim": 8, "hidden": 8, "layers": 1, "dropout": 0.0, "read_story": False}
+        sizes = {"reason": 8, "set_size": 14, "agg": 8, "inner_steps": 2, "inner_lr": 0.1}
+        counts = {"train_stories": 100, "val_stories": 10, "test_stories": 10}
+        return cls(steps=20, batch_size=16, lr=5e-3, eval_every=10, **words, **sizes, **counts)
+
+    @classmethod
+    def laptop(cls, model: str) -> ClutrrSettings:
+        """One CPU core, minutes: a third of the published width, one LSTM layer, a query read from the sentences."""
+        words = {"embed_dim": 32, "hidden": 32, "layers": 1, "dropout": 0.2, "read_story": False}
+        inner = {"inner_steps": 5, "inner_lr": 1.0}
+        length = {"steps": 1512, "warmup": 0.05, "cooldown": 0.5, "eval_every": 189}
+        return cls(batch_size=64, lr=4e-3, clip=1.0, reason=32, agg=32, **words, **inner, **length)
+
+    @classmethod
+    def paper(cls, model: str) -> ClutrrSettings:
+        """Section 3.3, appendix F and, where these refer to it, the baseline's published configuration; 50 epochs."""
+        words = {"embed_dim": 100, "hidden": 100, "layers": 2, "read_story": True, "vocabulary": 4096}
+        regular = {"dropout": 0.0 if model.startswith("rn") else 0.5, "l2": {"srn": 1e-4, "grn": 5e-6}.get(model, 0.0)}
+        inner = {"inner_steps": 10, "inner_lr": 0.0005} if model == "grn" else {"inner_steps": 5, "inner_lr": 0.001}
+        inner |= {"kaiming": False, "pool_edges": True}
+        length = {"steps": 37_700, "eval_every": 754}
+        return cls(batch_size=16, lr=1e-3, clip=1.0, reason=64, agg=512, **words, **regular, **inner, **length)
+
+
+class Clutrr(Task):
+    """The task on one source of stories. `rn_fixed` is `srn` without its refiner: what padding alone does."""
+
+    models = ("rn", "rn_fixed", "srn", "grn")
+    rows = {
+        "acc.mean": "k = 2, 3, 4, best epoch on test (as published), %",
+        "acc.mean_val": "k = 2, 3, 4, chosen on validation, %",
+        **{f"acc.k{k}": f"k = {k}, chosen on validation, %" for k in LENGTHS},
+    }
+    headline = {"acc.mean": ("rn", "srn"), "acc.mean_val": ("rn_fixed", "srn")}
+    select = "acc.mean_val"
+
+    def __init__(self, name: str, paper: dict[str, dict[str, float]]):
+        self.name, self.paper = name, paper
+
+    def settings(self, profile: str, model: str) -> ClutrrSettings:
+        settings = getattr(ClutrrSettings, profile)(model)
+        return settings if self.name == "clutrr" else dataclasses.replace(settings, vocabulary=128)  # has 114 tokens
+
+    def build(self, model: str, settings: ClutrrSettings) -> StoryModel:
+        s = settings
+        encoder = StoryEncoder(s.vocabulary, s.embed_dim, s.hidden, s.layers, s.dropout, s.read_story)
+        dim, refiner = 2 * s.hidden, None
+        if model == "srn":
+            refiner = s.refiner(SetEncoder(dim, dim, hidden=s.agg))
+        elif model == "grn":
+            H_agg = GraphEncoder(dim, 1, dim, hidden=s.agg) if s.pool_edges else TripleEncoder(dim, dim, s.agg)
+            refiner = s.refiner(H_agg, GraphRefiner)
+        reasoner = PairReasoner(dim, 2 * dim, s.reason, len(TARGETS))
+        return StoryModel(encoder, reasoner, None if model == "rn" else s.set_size, refiner)
+
+    def dataset(self, settings: ClutrrSettings, seed: int) -> TensorDataset:
+        """Tokens `[n, S, W]`, queries `[n, 2]`, targets `[n]`, see `srnlib.data.clutrr_tokens.Encoded`."""
+        stories = [story for story in self.stories(settings, seed) if not for_validation(story)]
+        return self.encoded(stories, settings)
+
+    def loss(self, module, batch, settings, step) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy, with the people's numbers drawn anew."""
+        tokens, query, target = batch
+        out = module(*permute_people(tokens, query))
+        loss = nn.functional.cross_entropy(out.logits, target)
+        if settings.l2:
+            loss = loss + settings.l2 / 2 * sum(p.square().sum() for p in module.parameters())
+        return loss, {name: v.mean() for name, v in refined(out).items()}
+
+    def evaluate(self, module, settings, device, split) -> dict[str, float]:
+        """In percent: `acc.k` for each k there is, and `acc.mean_val`, their mean over k = 2, 3, 4.
+
+        On `"val"` also `test.k` and `test.mean`, the same of the test stories of k = 2, 3, 4: of them the best epoch is
+        reported, as published, and nothing else. Of a refiner `inner.first`, `inner.last`, `moved`, `moved.edges`.
+        """
+        scores = measure(self, module, settings, device, split, LENGTHS if split == "test" else TRAINED)
+        if split == "val":
+            other = measure(self, module, settings, device, "test", TRAINED)
+            scores |= {key.replace("acc.", "test."): v for key, v in other.items() if key.startswith("acc.k")}
+            scores["test.mean"] = other["acc.mean_val"]
+        return scores
+
+    def summarise(self, history: list[dict[str, float]]) -> dict[str, float]:
+        """`acc.mean`: the best epoch on the test stories, as published."""
+        return {"acc.mean": max(row["test.mean"] for row in history)}
+
+    def describe(self, settings: ClutrrSettings, seed: int) -> dict[str, Any]:
+        """Where the stories come from, and how many there are of each k."""
+        stories = self.stories(settings, seed)
+        groups = {"train": [s for s in stories if not for_validation(s)], "validation": filter(for_validation, stories)}
+        counts = {name: dict(sorted(Counter(s.k for s in group).items())) for name, group in groups.items()}
+        validation = f"about {settings.val_stories} of each k"
+        if self.name == "clutrr":
+            digest = hashlib.sha256(release().read_bytes()).hexdigest() if release().is_file() else "a folder"
+            return {"release": "data_db9b8f04", "sha256": digest, **counts, "validation used": validation}
+        test = f"{settings.test_stories} of each k = 2 .. 10, seed {TEST_SEED}"
+        return {"generator": "srnlib.data.clutrr", "seed": seed, **counts, "validation used": validation, "test": test}
+
+    def stories(
+        self, settings: ClutrrSettings, seed: int = 0, split: str = "train", k: int | None = None
+    ) -> list[Story]:
+        """Stories of a split, of one k or (of training) of all; the release's do not depend on settings and seed."""
+        if self.name == "clutrr":
+            return [story for story in _load(release())[split] if k in (None, story.k)]
+        n, ks = getattr(settings, f"{split}_stories"), TRAINED if k is None else (k,)
+        return [story for each in ks for story in generate(n, seed, k=each, split=split)]
+
+    @functools.lru_cache(maxsize=8)  # noqa: B019 (tasks live as long as the program)
+    def words(self, settings: ClutrrSettings) -> dict[str, int]:
+        """The vocabulary: of the release's training stories, or of all templates."""
+        if self.name == "clutrr":
+            return vocabulary((s for story in _load(release())["train"] for s in story.sentences), settings.vocabulary)
+        return vocabulary((t.format(a="@0", b="@1") for ts in TEMPLATES.values() for t in ts), settings.vocabulary)
+
+    def encoded(self, stories: list[Story], settings: ClutrrSettings) -> TensorDataset:
+        """Stories as tensors."""
+        return TensorDataset(*map(torch.from_numpy, encode(stories, self.words(settings))))
+
+
+clutrr = Clutrr("clutrr", {m: {"acc.mean": v} for m, v in (("rn", 49.7), ("srn", 55.0), ("grn", 56.1))})
+clutrr_generated = Clutrr("clutrr_generated", {})
+
+
+def release() -> Path:
+    """Where the release is: `$SRNLIB_CLUTRR`, else `data/cache/clutrr/data_db9b8f04.zip`.
+
+    Raises:
+        FileNotFoundError: If it is not there; the message says where to get it.
+    """
+    path = Path(os.environ.get("SRNLIB_CLUTRR") or data_dir() / "cache" / "clutrr" / "data_db9b8f04.zip")
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} does not exist, and the task clutrr needs CLUTRR's release. {HELP} in the environment variable "
+            "SRNLIB_CLUTRR. The task clutrr_generated needs nothing"
+        )
+    return path
+
+
+_load = functools.lru_cache(maxsize=1)(load)
+
+
+def permute_people(tokens: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
+    """Draws new numbers for the people of each story, in tokens `[B, S, W]` and queries `[B, 2]`; int64."""
+    draw = torch.rand(len(tokens), PEOPLE, device=tokens.device).argsort(dim=1) + FIRST_PERSON
+    new = torch.cat([draw.new_tensor([[0, 1]]).expand(len(tokens), 2), draw], dim=1)
+    flat = tokens.flatten(1).long()
+    drawn = new.gather(1, flat.clamp(max=FIRST_WORD - 1))
+    return torch.where(flat < FIRST_WORD, drawn, flat).view_as(tokens), new.gather(1, query.long())
+
+
+@functools.lru_cache(maxsize=32)
+def evaluation_set(task: Clutrr, settings: ClutrrSettings, split: str, k: int) -> TensorDataset:
+    """The fixed stories of one k, `"val"` or `"test"`, as `Clutrr.dataset` has them."""
+    if split == "test":
+        return task.encoded(task.stories(settings, TEST_SEED, "test", k), settings)
+    stories = [story for story in task.stories(settings, VAL_SEED, "train", k) if for_validation(story)]
+    return task.encoded(stories[:: max(1, len(stories) // settings.val_stories)], settings)
+
+
+def measure(task: Clutrr, module: nn.Module, settings: ClutrrSettings, device, split: str, ks) -> dict[str, float]:
+    """`acc.k` and `acc.mean_val` in percent, and what a refiner does, on the stories of each of `ks`."""
+    scores, moved = {}, {}
+    for k in ks:
+        right = []
+        for tokens, query, target in DataLoader(evaluation_set(task, settings, split, k), batch_size=256):
+            out = module(tokens.to(device).long(), query.to(device).long())
+            right.append(out.logits.argmax(dim=1).cpu() == target)
+            for name, values in refined(out).items():
+                moved.setdefault(name, []).append(values.cpu())
+        scores[f"acc.k{k}"] = 100 * float(torch.cat(right).float().mean())
+    scores["acc.mean_val"] = statistics.fmean(scores[f"acc.k{k}"] for k in TRAINED)
+    return scores | {name.replace("_", "."): float(torch.cat(values).mean()) for name, values in moved.items()}
+
+
+def refined(out: Answer) -> dict[str, Tensor]:
+    """`srnlib.tasks.refining.refinement`, and how far the edges moved from 1, relative to their norm too."""
+    if out.edges is None:
+        return refinement(out)
+    moved = (out.edges.detach() - 1).flatten(1).norm(dim=1) / out.edges.shape[1]
+    return refinement(out) | {"moved_edges": moved}

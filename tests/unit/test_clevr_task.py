@@ -1,0 +1,135 @@
+"""What the CLEVR task adds: the model of appendix C and of the released code, its loss, its data, equal treatment."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from srnlib import loop
+from srnlib.data import clevr as data
+from srnlib.data.clevr_boxes import fill, published
+from srnlib.data.clevr_geometry import boxes
+from srnlib.tasks import TASKS, Settings
+from srnlib.tasks.clevr import ClevrSettings, evaluation_batches, scenes, tensors
+
+TASK = TASKS["clevr"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def own_folder(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SRNLIB_DATA", str(tmp_path_factory.mktemp("data")))
+        yield
+
+
+def smoke(model="srn", **changes):
+    settings = dataclasses.replace(TASK.settings("smoke", model), **changes)
+    torch.manual_seed(0)
+    return settings, TASK.build(model, settings).eval()
+
+
+def test_paper_model_is_that_of_appendix_c():
+    settings = TASK.settings("paper", "srn")
+    module = TASK.build("srn", settings)
+    shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
+    assert shapes["encoder.embed.weight"] == (512, 8192)  # "to produce a 512-dimensional image embedding"
+    assert shapes["encoder.propose.weight"] == (10, 8192 // 16, 1)
+    assert shapes["decoder.project.weight"] == (1024 * 8 * 8, 10)
+    convolutions = [m for m in module.decoder.modules() if isinstance(m, nn.ConvTranspose2d)]
+    assert [(m.in_channels, m.out_channels, m.stride[0]) for m in convolutions] == [
+        *((1024, 512, 2), (512, 256, 2), (256, 3, 4)),
+    ]
+    assert shapes["refiner.H_agg.left.weight"] == (512, 10) and shapes["refiner.H_agg.pool.weight"] == (512, 21)
+    assert (settings.batch_size, settings.lr, settings.inner_lr, settings.inner_steps) == (32, 3e-4, 8.0, 10)
+    assert settings.detach_init and settings.inner_momentum == 0.5 and settings.cells is None
+
+
+def test_both_models_are_trained_alike_and_differ_by_the_refiner():
+    srn, baseline = (dataclasses.asdict(TASK.settings("laptop", model)) for model in TASK.models)
+    assert {name for name in srn if srn[name] != baseline[name]} <= {"steps"}  # the same core time, not the same steps
+    parts = [set(smoke(model)[1].state_dict()) for model in TASK.models]
+    assert parts[0] < parts[1]
+    assert all(name.startswith(("refiner.", "encoder.embed.")) for name in parts[1] - parts[0])
+
+
+def test_the_loss_is_the_cross_entropy_of_the_foreground():
+    settings, module = smoke(cells=None)
+    batch = TASK.dataset(settings, 0)[torch.arange(4)]
+    X, Y = tensors(*batch)
+    drawn = data.generate(4, 0, size=32)
+    assert (255 * X).round().byte().numpy().tobytes() == drawn.images.tobytes()
+    assert (255 * Y).round().byte().numpy().tobytes() == drawn.foregrounds().tobytes()
+    with torch.no_grad():
+        loss, logs = TASK.loss(module, batch, settings, 0)
+        p = module(X).image.double().clamp(1e-9, 1 - 1e-9)
+    want = -(Y * p.log() + (1 - Y) * (1 - p).log()).mean()
+    assert loss.item() == pytest.approx(want.item(), rel=1e-5)
+    assert set(logs) == {"inner_first", "inner_last", "moved"}
+
+
+def test_sampled_loss_agrees_with_the_whole_loss_on_average():
+    settings, module = smoke("baseline")
+    batch = TASK.dataset(settings, 0)[torch.arange(8)]
+    with torch.no_grad():
+        whole = TASK.loss(module, batch, dataclasses.replace(settings, cells=None), 0)[0]
+        sampled = torch.stack([TASK.loss(module, batch, settings, 0)[0] for _ in range(300)])
+    assert abs(sampled.mean() - whole) < 4 * sampled.std() / 300**0.5
+
+
+def test_scenes_of_training_validation_and_test_differ_and_every_run_trains_on_the_same():
+    settings, _ = smoke()
+    sets = {split: scenes(settings, split) for split in ("train", "val", "test")}
+    assert [len(s) for s in sets.values()] == [settings.train_images, settings.val_images, settings.test_images]
+    seen = {scene["image_filename"] for s in sets.values() for scene in s.scenes}
+    assert len(seen) == sum(map(len, sets.values()))
+    assert all((TASK.dataset(settings, 0)[:2][i] == TASK.dataset(settings, 5)[:2][i]).all() for i in range(2))
+    assert set(TASK.describe(settings, 0)) == {"generator", "size", "train", "val", "test"}
+
+
+class Perfect(nn.Module):
+    """Decodes what each object shows into an element of its own."""
+
+    def __init__(self, batches):
+        super().__init__()
+        self.batches = iter(batches)
+
+    def forward(self, X):
+        images, _, _, _, visible = next(self.batches)
+        elements = visible[:, :, None] * images[:, None].float() / 255
+        S = torch.zeros(len(X), 10, 4)
+        return type("Out", (), {"image": elements.sum(1), "elements": elements, "S": S, "S0": S, "trace": None})
+
+
+def test_a_perfect_prediction_and_an_empty_one():
+    settings, _ = smoke()
+    found = TASK.evaluate(Perfect(evaluation_batches(settings, "test")), settings, torch.device("cpu"), "test")
+    assert found["ari_fg"] == pytest.approx(100) and found["recon.mse"] == 0
+    assert found["iou.overall"] > 95  # not 100: a true value below the threshold counts
+    test = data.generate(settings.test_images, 2_000_000, size=32)
+    formula, exact, seen = published(test.scenes, 32), fill(test.boxes, 32), fill(boxes(test.visible()), 32)
+    best = []
+    for b in range(len(test)):
+        ious = [(seen[b, k] & exact[b, k]).sum() / (seen[b, k] | exact[b, k]).sum() for k in range(test.counts[b])]
+        best.append(np.mean(ious))
+    assert found["iou.object_real"] >= 100 * np.mean(best) - 3  # an object seen in two parts has two boxes
+    assert set(TASK.rows) <= set(found)
+
+    class Empty(nn.Module):
+        def forward(self, X):
+            S, blank = torch.zeros(len(X), 16, 4), torch.zeros(len(X), 16, 3, 32, 32)
+            return type("Out", (), {"image": blank.sum(1), "elements": blank, "S": S, "S0": S, "trace": None})
+
+    found = TASK.evaluate(Empty(), settings, torch.device("cpu"), "test")
+    assert found["iou.object"] == pytest.approx(100 * (~formula.any((2, 3))).mean(), abs=1e-3)
+    assert found["iou.object"] > 35 and found["iou.object_real"] < 1e-3 and found["iou.overall"] < 1e-3
+
+
+@pytest.mark.parametrize("model", TASK.models)
+def test_smoke_profile_trains_and_evaluates(model):
+    settings, module = smoke(model, steps=4, eval_every=4)
+    (row,) = loop.fit(TASK, module, settings, 0, on=loop.accelerator("cpu"), show=False)
+    assert set(TASK.rows) <= set(row) and 0.1 < row["loss"] < 1.2
+    assert ("moved" in row) == (model == "srn")
+    assert isinstance(settings, ClevrSettings) and isinstance(settings, Settings)
