@@ -1,0 +1,507 @@
+# %% [markdown]
+# # Learn to predict two Atari games, object by object
+#
+# **Paper:** section 3.2, appendix E. **Running time:** about 2 minutes on two CPU cores.
+
+# %% [markdown] tags=["badge"]
+# *Open in Colab: no public address yet; upload this notebook there, its first cell says what to do.*
+
+# %% [markdown]
+# ## What you will do
+# Look at Pong and Space Invaders as a world model sees them. Build C-SWM and put a refiner into it. Train both on a toy
+# world in front of your eyes, then compare longer trainings on the games with the paper's Table 3.
+#
+# ## What you will learn
+# - How a model learns to predict without ever drawing a pixel.
+# - How a measure that forgives ties gives full marks to a model that sees nothing.
+# - Why Pong is hard to learn: its episodes tell the time.
+# - When a refiner helps such a model, and when it does not.
+#
+# ## What you will need
+# Notebook 02, or its result: a refiner takes gradient steps on $\lVert H_{agg}(S) - z \rVert^2$ over the set $S$. The
+# games come with the package ale-py (`pip install 'srnlib[atari]'`).
+
+# %% tags=["bootstrap"]
+# Written by tools/notebooks.py. On Google Colab: install srnlib, keep torch and numpy. Elsewhere: import it.
+import sys
+
+if "google.colab" in sys.modules:
+    import os
+    import shutil
+    import subprocess
+    import tempfile
+    from importlib.metadata import version
+    from pathlib import Path
+
+    source = os.environ.get("SRNLIB_SOURCE", "")  # an address, a folder or a zip file
+    if not source:
+        raise RuntimeError(
+            "The public address of srnlib is not set. Upload a zip of the repository (Files, Upload) or clone it, "
+            "then add a cell above: import os; os.environ['SRNLIB_SOURCE'] = 'srnlib.zip' (or the folder's name)."
+        )
+    scratch = Path(tempfile.mkdtemp())
+    if Path(source).is_file():
+        shutil.unpack_archive(source, scratch)
+    elif not Path(source).is_dir():
+        subprocess.run(["git", "clone", "--quiet", "--depth=1", source, scratch / "srnlib"], check=True)
+    folder = Path(source).resolve() if Path(source).is_dir() else next(scratch.glob("**/pyproject.toml")).parent
+    (scratch / "keep.txt").write_text("".join(f"{name}=={version(name)}\n" for name in ("torch", "numpy")))
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", scratch / "keep.txt", folder]
+    subprocess.run(pip, check=True)
+    os.environ["SRNLIB_DATA"] = str(folder / "data")  # checkpoints and results
+import srnlib
+
+print("srnlib", srnlib.__version__)
+
+# %%
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from IPython.display import Markdown, display
+from sklearn.decomposition import PCA
+
+from srnlib import loop, plots, ranking, results
+from srnlib.data import atari, shapes
+from srnlib.models.world_model import contrastive_loss, energy
+from srnlib.runs import Run
+from srnlib.tasks import TASKS
+from srnlib.tasks.world_model import see_distinct
+from srnlib.train import load_module
+
+plots.use_style()
+plt.rcParams["figure.dpi"] = 80
+torch.manual_seed(0)
+GAMES = {"pong": "Pong", "space_invaders": "Space Invaders"}
+COLOURS = {"cswm": plots.COLOURS["baseline"], "srn": plots.COLOURS["srn"]}
+NAMES = {"cswm": "C-SWM", "srn": "SRN", "constant": "constant"}
+PROFILE, HORIZONS = "laptop", (1, 5, 10)
+print("torch", torch.__version__, "| numpy", np.__version__, "| everything here runs on the CPU")
+
+# %% [markdown]
+# ## 1. What does the model see?
+#
+# An episode is ten steps of random play, after a warm-up of random play (58 steps in Pong, 50 in Space Invaders).
+# Seed 2 gives the 1000 episodes that we test on; here we play the first 60 of them. An observation is two frames, the
+# present and the one before, because one frame does not show motion.
+
+# %% tags=["nbval-check-output"]
+played = {game: atari.generate(game, 60, seed=2) for game in GAMES}
+for game, e in played.items():
+    print(f"{GAMES[game]:15s} frames {e.frames.shape} {e.frames.dtype}, actions {e.actions.shape} 0..{e.actions.max()}")
+    X = e.observe([0, 1], 3)
+    assert np.array_equal(X[:, :3], e.frames[:2, 4]) and np.array_equal(X[:, 3:], e.frames[:2, 3])
+print("observation", X.shape[1:], ": red, green, blue of the present, then of the past")
+
+# %%
+fig, axes = plt.subplots(2, 6, figsize=(10, 3.6), layout="constrained")
+for row, (game, e) in zip(axes, played.items(), strict=True):
+    for ax, t in zip(row, range(0, 11, 2), strict=True):
+        plots.show(ax, e.frames[0, t + 1] / 255, f"{GAMES[game]}, t = {t}" if t == 0 else f"t = {t}")
+plt.show()
+
+
+# %% [markdown]
+# ## 2. What is the model?
+#
+# > "In C-SWM, the object representations are extracted by interpreting each channel of the feature maps as an object
+# > mask and then passing them through the object encoder individually. [...] We plug in our SRN to refine the set of
+# > state vectors, with the original state vectors as the initial guess $S_0$ and a linear projection of object masks as
+# > the embedding z."
+#
+# Nothing is drawn. The model is judged in its own space, by an *energy*, and it is kept from mapping everything to one
+# point by *negatives*, states that did not follow:
+#
+# $$H(a, b) = \frac{1}{2 \sigma^2} \frac{1}{K} \sum_k \lVert a^k - b^k \rVert^2, \qquad
+# L = H(S_t + T(S_t, a_t), S_{t+1}) + \max(0, 1 - H(S_t, \tilde S)).$$
+
+# %% tags=["nbval-check-output"]
+def H(a, b, sigma=0.5):
+    """Energy of states [B, K, D]."""
+    return ((a - b) ** 2).sum(2).mean(1) / (2 * sigma**2)
+
+
+def T(S, action, edge, node):
+    """What an action changes: every object hears from all others. S [B, K, D], action [B, K, A]."""
+    K = S.shape[1]
+    heard = [sum(edge(torch.cat([S[:, i], S[:, j]], 1)) for j in range(K) if j != i) for i in range(K)]
+    return node(torch.cat([S, action, torch.stack(heard, 1)], 2))
+
+
+torch.manual_seed(0)
+net = TASKS["pong"].build("srn_k3", TASKS["pong"].settings("laptop", "srn_k3")).eval()
+X = torch.from_numpy(played["pong"].observe(np.arange(4)[:, None], np.arange(11))) / 255
+action = torch.from_numpy(played["pong"].actions[:4])
+with torch.no_grad():
+    predicted, seen = net(X, action)
+    S = seen.S.unflatten(0, (4, 11))
+    one_hot = torch.eye(6)[action[:, 0]].unsqueeze(1).expand(-1, 3, -1)
+    first = S[:, 0] + T(S[:, 0], one_hot, net.transition.edge, net.transition.node)
+tensors = {"observations": X, "object masks": seen.masks, "proposed set S0": seen.S0, "refined set S": seen.S}
+for name, tensor in (tensors | {"predictions": predicted, "inner losses": seen.trace.inner_loss}).items():
+    print(f"{name:16s}", tuple(tensor.shape))
+torch.testing.assert_close(first, predicted[:, 0])
+torch.testing.assert_close(H(S[:, 0], S[:, 1]), energy(S[:, 0], S[:, 1]))
+print("our transition and energy are srnlib's: checked")
+
+# %% [markdown]
+# ## 3. How is a world model measured, and how can the measure be fooled?
+#
+# The model sees the start of an episode, predicts 1, 5 or 10 steps ahead, and its prediction is compared with what
+# really followed in *all* test episodes. H@1 is how often the right one is nearest; MRR the mean of one over its rank.
+# The published program counts how many targets are *strictly* nearer than the right one.
+#
+# Here is a model that has never looked at the screen. Its state is always zero.
+
+# %% tags=["nbval-check-output"]
+e = played["pong"]
+places, whose = ranking.distinct(torch.from_numpy(e.observe(np.arange(60), 1)))
+nothing = torch.zeros(60, 12)
+rank = ranking.ranks(nothing, nothing[places], whose)
+for rule, values in rank._asdict().items():
+    print(f"{rule:9s} " + "  ".join(f"{name} {value:5.1f} %" for name, value in ranking.scores(values).items()))
+print(f"60 episodes, but only {len(places)} different observations after one step")
+perfect = torch.randn(len(places), 12)
+best = ranking.ranks(perfect[whose], perfect, whose)
+print(f"a perfect model, strict: H@1 {ranking.scores(best.strict)['h1']:.1f} %; dedup: "
+      f"{ranking.scores(best.dedup)['h1']:.1f} %")
+assert (rank.published == 1).all() and (rank.dedup == len(places)).all() and (best.dedup == 1).all()
+
+# %% [markdown]
+# Full marks, because no target is *strictly* nearer than another. Random play from one fixed start often leads to the
+# same picture, so ties are not an accident of this extreme: they are in the data. Counting every tie as a miss
+# (`strict`) is no way out either, because a perfect model then loses to copies of its own target.
+#
+# So we report three numbers: as **published**, **strict**, and **dedup**: ties are misses, and equal pictures are one
+# candidate. A perfect model scores 100 under dedup, a blind one 0. Below, for the 1000 test episodes of each game, how
+# many targets differ, and the most that any model can reach under the strict rule.
+
+# %% tags=["nbval-check-output"]
+RECORDS = {task: results.load(task, profile=PROFILE) for task in (*GAMES, "shapes")}
+
+
+def ours(task, model, key):
+    """A metric of all seeds of a model."""
+    return [r["metrics"][key] for r in RECORDS[task] if r["model"] == model and key in r["metrics"]]
+
+
+lines = ["| | steps | different targets, % | strict H@1 of a perfect model, % | constant: published | strict | dedup |"]
+lines += ["|---|---:|---:|---:|---:|---:|---:|"]
+for game, name in GAMES.items():
+    for h in HORIZONS:
+        keys = [f"distinct.step{h}", f"ceiling.step{h}", f"h1.step{h}", f"strict.h1.step{h}", f"dedup.h1.step{h}"]
+        numbers = [ours(game, "constant", key)[0] for key in keys]
+        assert numbers[2] == 100 and numbers[4] == 0
+        lines.append(f"| {name} | {h} | " + " | ".join(f"{v:.1f}" for v in numbers) + " |")
+display(Markdown("\n".join(lines)))
+
+# %% [markdown]
+# ## 4. What does half a minute of training give?
+#
+# *2D Shapes* is C-SWM's toy world: five objects on a grid, one is pushed at a time and stays if its way is blocked. Its
+# states hardly ever repeat, so there are no ties. Same loop, loss and number of steps for both models.
+
+# %%
+live, history = {}, {}
+for kind in ("cswm", "srn"):
+    short = {"steps": 400, "eval_every": 50, "train_episodes": 200, "val_episodes": 200}
+    run = Run.of("shapes", f"{kind}_k5", PROFILE, **short)
+    loop.seed_everything(0)
+    live[kind] = run.task.build(run.model, run.settings)
+    history[kind] = loop.fit(run.task, live[kind], run.settings, seed=0, on=loop.accelerator("cpu"), show=False)
+    last = history[kind][-1]
+    print(f"{NAMES[kind]:6s} {last['core_seconds']:4.1f} core-seconds   H@1 among 200, distinct targets:",
+          ", ".join(f"{last[f'dedup.h1.step{h}']:.0f} % after {h}" for h in HORIZONS))
+assert history["cswm"][-1]["dedup.h1.step1"] > 80 > history["cswm"][0]["dedup.h1.step10"]  # it learns
+
+# %%
+fig, axes = plt.subplots(1, 4, figsize=(11, 2.6), layout="constrained")
+for kind, rows in history.items():
+    steps = [r["step"] for r in rows]
+    for ax, h in zip(axes, HORIZONS, strict=False):
+        ax.plot(steps, [r[f"dedup.h1.step{h}"] for r in rows], color=COLOURS[kind], label=NAMES[kind])
+        ax.set(title=f"{h} step{'s' if h > 1 else ''} ahead", xlabel="training step", ylim=(0, 100))
+axes[0].set_ylabel("H@1 (dedup), %")
+axes[0].legend()
+axes[3].plot(steps, [r["moved"] for r in history["srn"]], color=COLOURS["srn"])
+axes[3].set(title="how far the refiner moves S", xlabel="training step", ylabel="‖S - S0‖ / ‖S0‖", ylim=(0, None))
+plt.show()
+
+# %% [markdown]
+# The plain model learns faster here. The refiner starts by throwing the set about and is then taught to keep still: its
+# movement shrinks while the scores rise. Our guess: in this world an object is known by its colour, so there is nothing
+# for a search to resolve.
+#
+# ## 5. Does the latent space look like the world?
+#
+# One object visits all free cells of the grid while four others stand in the corners. A point is the state of the
+# slot that responds most, a line is one push. The state has two numbers, so nothing is projected. A slot that holds the object
+# alone shows a grid; a line means that this slot knows one coordinate, and others must know the rest.
+
+# %%
+TRAINED = {(r["task"], r["model"]): load_module(Run.of(r["task"], r["model"], PROFILE, r["seed"]))
+           for records in RECORDS.values() for r in reversed(records)}
+cells = np.stack(np.divmod(np.arange(25), 5), 1)
+corner = cells[[0, 4, 20, 24]]
+free = [c for c in cells if not (corner == c).all(1).any()]
+fig, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+for ax, kind in zip(axes, ("cswm", "srn"), strict=True):
+    scenes = np.stack([np.vstack([corner[:2], c[None], corner[2:]]) for c in free])
+    with torch.no_grad():
+        S = TRAINED["shapes", f"{kind}_k5"].see(torch.from_numpy(shapes.render(scenes)) / 255).S
+    slot = int(S.var(dim=0).sum(dim=1).argmax())
+    at = {tuple(c): s for c, s in zip(np.array(free).tolist(), S[:, slot].numpy(), strict=True)}
+    for (r, c), s in at.items():
+        for other in ((r + 1, c), (r, c + 1)):
+            if other in at:
+                ax.plot(*np.stack([s, at[other]]).T, color="0.6", linewidth=1, zorder=1)
+    ax.scatter(*S[:, slot].T, c=np.array(free)[:, 0], cmap="viridis", zorder=2)
+    ax.set_title(f"{NAMES[kind]}: slot {slot}, coloured by row", color=COLOURS[kind])
+plt.show()
+
+# %% [markdown]
+# ## 6. Why is Pong hard? Its episodes tell the time
+#
+# A negative is a state that did not follow; C-SWM draws it from the whole batch. But look at what differs between
+# observations: over time, within an episode, and between episodes, at the same time. The second is all that the test
+# asks for. Below the pictures: how much of the variance in a third of the screen the time alone explains.
+
+# %%
+fig, axes = plt.subplots(1, 4, figsize=(10, 2.6), layout="constrained")
+for pair, (game, e) in zip(axes.reshape(2, 2), played.items(), strict=True):
+    grey = e.frames.astype(float).mean(axis=2)  # [E, 12, 50, 50]
+    over_time, between = grey.std(axis=1).mean(axis=0), grey.std(axis=0).mean(axis=0)
+    for ax, image, what in zip(pair, (over_time, between), ("over time", "between episodes"), strict=True):
+        ax.imshow(image**0.5, cmap="magma", interpolation="nearest")
+        ax.set(xticks=[], yticks=[], title=f"{GAMES[game]}, {what}")
+        ax.grid(False)
+    time = grey.mean(axis=0).var(axis=0), grey.reshape(-1, 50, 50).var(axis=0)
+    thirds = [100 * time[0][:, a : a + 17].sum() / time[1][:, a : a + 17].sum() for a in (0, 17, 33)]
+    shares = ", ".join(f"{place} {v:.0f} %" for place, v in zip(("left", "middle", "right"), thirds, strict=True))
+    print(f"{GAMES[game]:15s} explained by time: {shares}")
+plt.show()
+
+# %% [markdown]
+# Much of what moves is a clock: it is alike in all episodes. Nine negatives in ten are of another time, so reading the
+# clock pushes most of them away. Yet at the test all candidates are of the *same* time, and in Pong little more than
+# our own paddle tells them apart. In our `laptop` profile the negatives are all other episodes of the batch at the same
+# time: the clock is worthless there. It is a change to C-SWM, the same for both models, as are the other things that
+# make a training cheap: a coarser first convolution, the mean image taken away, small batches and so more steps.
+#
+# A model that encodes nothing but the time shows the difference:
+
+# %% tags=["nbval-check-output"]
+clock = 10.0 * torch.arange(11.0).view(1, 11, 1, 1).expand(64, 11, 3, 4)
+torch.manual_seed(0)
+any_time, same_time = (contrastive_loss(clock, clock[:, 1:], same_time=s).item() for s in (False, True))
+print(f"loss of a clock that predicts itself: negatives of any time {any_time:.1f}, of the same time {same_time:.1f}")
+assert any_time < 0.2 and same_time == 1
+
+# %% [markdown]
+# The other reason is length. Here are all trainings of the `laptop` profile with three objects: the loss of Pong lies
+# on a plateau for the first third, where a short trial ends and looks hopeless.
+
+# %%
+fig, axes = plt.subplots(1, 4, figsize=(11, 2.6), layout="constrained")
+for pair, game in zip(axes.reshape(2, 2), GAMES, strict=True):
+    for r in [r for r in RECORDS[game] if r["model"].endswith("_k3")]:
+        kind, rows = r["model"].partition("_")[0], r["history"]
+        for ax, key in zip(pair, ("loss", "dedup.mrr.mean"), strict=True):
+            label = f"{NAMES[kind]}, seed {r['seed']}"
+            ax.plot([h["step"] for h in rows], [h[key] for h in rows], color=COLOURS[kind], label=label)
+    pair[0].set(title=f"{GAMES[game]}: loss", xlabel="training step", yscale="log")
+    pair[1].set(title="validation MRR (dedup), %", xlabel="training step", ylim=(0, None))
+axes[0].legend(fontsize=8)
+plt.show()
+
+
+# %% [markdown]
+# ## 7. How well do they predict? (Table 3)
+#
+# **These are first, short trainings: about a core-minute each, against 500 epochs in the paper, and few seeds.** The
+# weights with the best mean MRR (dedup) on separate validation episodes are tested. (The paper reports the best epoch
+# of each metric.)
+
+# %% tags=["nbval-check-output"]
+def table(task, rule):
+    """Table 3 with one rule; the paper's numbers stand beside the published one."""
+    paper = {} if rule else TASKS[task].paper
+    keys = [(f"{rule}{m}.step{h}", f"{label} {h}") for h in HORIZONS for m, label in (("h1", "H@1"), ("mrr", "MRR"))]
+    yield "| | n | core-min | " + " | ".join(label for _, label in keys) + " |"
+    yield "|---|---:|---:|" + "---:|" * len(keys)
+    for model in TASKS[task].models:
+        kind, _, slots = model.partition("_k")
+        name = NAMES[kind] + (f" (K = {slots})" if slots else "")
+        found = [r for r in RECORDS[task] if r["model"] == model]
+        if model in paper:
+            yield f"| {name}, paper | 5 | | " + " | ".join(f"{paper[model][key]}" for key, _ in keys) + " |"
+        if found:
+            minutes = np.mean([r["history"][-1]["core_seconds"] for r in found]) / 60
+            cells = [results.mean_sd(ours(task, model, key)).replace(" ", "\u00a0") for key, _ in keys]
+            yield f"| **{name}, ours** | {len(found)} | {minutes:.1f} | " + " | ".join(cells) + " |"
+
+
+for task, name in (GAMES | {"shapes": "2D Shapes"}).items():
+    assert all(ours(task, m, "h1.step1") for m in TASKS[task].models if m in ("constant", "cswm_k3", "srn_k3"))
+    for rule, says in (("", "as published"), ("dedup.", "distinct targets, ties are misses")):
+        display(Markdown("\n".join([f"**{name}, {says}**, %", "", *table(task, rule)])))
+
+
+# %% tags=["nbval-check-output"]
+def verdict():
+    """What the tables say, from their numbers only."""
+    for task, name in (GAMES | {"shapes": "2D Shapes"}).items():
+        for k in (3, 5):
+            pairs = [[ours(task, f"{kind}_k{k}", f"dedup.mrr.step{h}") for kind in ("srn", "cswm")] for h in HORIZONS]
+            if all(values for pair in pairs for values in pair):
+                gain = ", ".join(f"{np.mean(a) - np.mean(b):+.1f}" for a, b in pairs)
+                seeds = " and ".join(str(len(v)) for v in pairs[0])
+                yield f"{name}, K = {k}: SRN minus C-SWM, MRR (dedup) at 1, 5, 10 steps: {gain} points ({seeds} seeds)."
+            for kind in ("srn", "cswm"):
+                paper = TASKS[task].paper.get(f"{kind}_k{k}", {})
+                if paper and ours(task, f"{kind}_k{k}", "h1.step1"):
+                    gaps = [np.mean(ours(task, f"{kind}_k{k}", f"h1.step{h}")) - paper[f"h1.step{h}"] for h in HORIZONS]
+                    yield (f"{name}, {NAMES[kind]} (K = {k}): H@1 as published minus the paper's: "
+                           f"{', '.join(f'{g:+.1f}' for g in gaps)} points.")
+
+
+display(Markdown("\n".join(f"- {sentence}" for sentence in verdict())))
+
+# %% [markdown]
+# With so few seeds even a difference of ten points may be chance: in the next table one model's score moves by tens of
+# points with the learning rate. What falls short is plain. In Space Invaders the refiner *hurts* in these trainings,
+# against the paper's finding; in Pong it leads. And five and ten steps ahead both models are below the paper, in Space
+# Invaders far below: errors compound, and a training of a minute leaves too many at the first step.
+#
+# ## 8. Does the refiner do anything, and how much does a rate matter? (Table 5)
+#
+# Inner loss before and after, and how far the set moved, on the test episodes; below 0.01 it would be a no-op. Then
+# C-SWM with other learning rates, and SRN with other inner rates, everything else equal: our small version of Table 5,
+# one seed a setting. `val` is the validation score, the mean of the three MRRs (dedup) at the best row; it is greater
+# than the test's because there are 300 candidates, not 1000.
+
+# %% tags=["nbval-check-output"]
+heads = ["", "run", "seed", "val", "H@1 1", "dedup H@1 1", "dedup MRR 1", "5", "10", "inner loss", "moved"]
+lines = ["| " + " | ".join(heads) + " |", "|---|---|" + "---:|" * 9]
+for task, name in (GAMES | {"shapes": "2D Shapes"}).items():
+    for r in sorted(results.load(task), key=lambda r: (r["model"], r["profile"], r["seed"])):
+        m = r["metrics"]
+        if not r["profile"].startswith(PROFILE) or r["model"] == "constant":
+            continue
+        val = max(row["dedup.mrr.mean"] for row in r["history"])
+        keys = ["h1.step1", "dedup.h1.step1", *(f"dedup.mrr.step{h}" for h in HORIZONS)]
+        scores = " | ".join(f"{v:.1f}" for v in [val, *(m[key] for key in keys)])
+        inner = f"{m['inner.first']:.1f} → {m['inner.last']:.1f} | {m['moved']:.2f}" if "moved" in m else "– | –"
+        lines.append(f"| {name} | {r['model']} {r['profile'].partition('+')[2]} | {r['seed']} | {scores} | {inner} |")
+display(Markdown("\n".join(lines)))
+
+# %% [markdown]
+# ## 9. What are the objects?
+#
+# The masks of the trained models on one observation of each game. Nobody told them what an object is.
+
+# %%
+fig, axes = plt.subplots(2, 8, figsize=(11, 3.2), layout="constrained")
+for row, (game, e) in zip(axes, played.items(), strict=True):
+    X = torch.from_numpy(e.observe([7], 4)) / 255
+    plots.show(row[0], X[0, :3], GAMES[game])
+    row[4].axis("off")
+    for at, kind in ((1, "cswm"), (5, "srn")):
+        with torch.no_grad():
+            masks = TRAINED[game, f"{kind}_k3"].see(X).masks[0]
+        for k, mask in enumerate(masks):
+            row[at + k].imshow(mask, cmap="magma", vmin=0, vmax=1, interpolation="nearest")
+            row[at + k].set(xticks=[], yticks=[])
+            row[at + k].grid(False)
+            row[at + k].set_title(f"{NAMES[kind]} {k + 1}", color=COLOURS[kind])
+plt.show()
+
+# %% [markdown]
+# Next, all states of the 60 episodes, projected to two dimensions (PCA), with a line for each step taken, coloured by
+# time.
+
+# %%
+fig, axes = plt.subplots(1, 4, figsize=(11, 2.9), layout="constrained")
+for ax, (game, kind) in zip(axes, [(g, k) for g in GAMES for k in ("cswm", "srn")], strict=True):
+    X = played[game].observe(np.arange(60)[:, None], np.arange(11)).reshape(-1, 6, 50, 50)
+    with torch.no_grad():
+        S, whose = see_distinct(TRAINED[game, f"{kind}_k3"], X, torch.device("cpu"), {})
+    flat = PCA(2).fit_transform(S[whose].flatten(1).numpy()).reshape(60, 11, 2)
+    ax.plot(flat[..., 0].T, flat[..., 1].T, color="0.8", linewidth=0.5, zorder=1)
+    points = ax.scatter(*flat.reshape(-1, 2).T, c=np.tile(np.arange(11), 60), s=6, cmap="viridis", zorder=2)
+    ax.set(xticks=[], yticks=[])
+    ax.set_title(f"{GAMES[game]}, {NAMES[kind]}", color=COLOURS[kind])
+fig.colorbar(points, ax=axes, label="time")
+plt.show()
+
+# %% [markdown]
+# ## 10. What does it imagine?
+#
+# The model sees the start and ten actions, nothing more. At each horizon we show the real frame, and under it the frame
+# whose state is nearest to the prediction, among those of all 60 episodes at that time. A green frame: it is the very
+# picture. The other colour: it is not.
+
+# %%
+fig, axes = plt.subplots(3, 8, figsize=(11, 4.4), layout="constrained")
+for half, (game, e) in enumerate(played.items()):
+    columns, episode = axes[:, 4 * half : 4 * half + 4], 11
+    plots.show(columns[0, 0], e.observe(episode, 0)[:3] / 255, f"{GAMES[game]}, start")
+    for row, kind in ((1, "cswm"), (2, "srn")):
+        columns[row, 0].axis("off")
+        place = {"ha": "right", "transform": columns[row, 0].transAxes}
+        columns[row, 0].text(0.9, 0.5, NAMES[kind], color=COLOURS[kind], **place)
+        model = TRAINED[game, f"{kind}_k3"]
+        with torch.no_grad():
+            state = model.see(torch.from_numpy(e.observe([episode], 0)) / 255).S
+            for h in range(1, 11):
+                state = model.step(state, torch.from_numpy(e.actions[[episode], h - 1]))
+                if h not in HORIZONS:
+                    continue
+                X, column = e.observe(np.arange(60), h), columns[:, 1 + HORIZONS.index(h)]
+                targets, whose = see_distinct(model, X, torch.device("cpu"), {})
+                near = int((targets - state).square().sum((1, 2)).argmin())
+                found = int((whose == near).nonzero()[0])
+                plots.show(column[0], X[episode, :3] / 255, f"step {h}")
+                plots.show(column[row], X[found, :3] / 255)
+                right = near == int(whose[episode])
+                for spine in column[row].spines.values():
+                    spine.set(visible=True, color="limegreen" if right else "orangered", linewidth=2.5)
+plt.show()
+
+# %% [markdown]
+# ## Summary and takeaways
+# - C-SWM is judged in its own latent space, so something must keep that space from shrinking to a point: negatives in
+#   the loss, strict ranks in the measure.
+# - The published measure forgives ties. A blind model scores 100 under it; merge equal targets, count ties as misses.
+# - Negatives should be as hard as the test. If time tells states apart, compare at the same time.
+# - Whether a refiner helps depends on the world and on its inner rate. Log how far it moves the set.
+# - One seed of a world model says little. The paper's own Table 5 has standard deviations above ten points.
+#
+# ## Exercises
+# 1. A model maps every observation to its time. What is its H@1 as published, and under dedup, on a test of 10 targets
+#    of the same time?
+# 2. Four queries share two distinct targets, two each. What is the greatest strict MRR?
+# 3. Permute the objects of a state and the action vectors alike. What happens to the prediction?
+# 4. All objects of two states are one unit apart. What is their energy, and is it beyond the hinge?
+#
+# Try first; the last cell asserts the answers.
+#
+# ## Next
+# **07_clutrr**: a set, and a graph, read from stories.
+
+# %%
+# 1. All targets have one state: 100 % as published, 0 % under dedup.
+blind = ranking.ranks(torch.ones(10, 1), torch.ones(10, 1), torch.arange(10))
+assert ranking.scores(blind.published)["h1"] == 100 and ranking.scores(blind.dedup)["h1"] == 0
+
+# 2. A perfect model ties with one copy: rank 2, MRR 50 %.
+targets, whose = torch.tensor([[0.0], [1.0]]), torch.tensor([0, 0, 1, 1])
+assert ranking.scores(ranking.ranks(targets[whose], targets, whose).strict)["mrr"] == 50
+
+# 3. It is permuted alike: the transition is equivariant.
+S, vectors, order = torch.randn(5, 3, 4), torch.randn(5, 3, 6), torch.tensor([2, 0, 1])
+with torch.no_grad():
+    torch.testing.assert_close(net.transition(S[:, order], vectors[:, order]), net.transition(S, vectors)[:, order])
+
+# 4. 1 / (2 sigma^2) = 2, beyond the hinge of 1.
+assert energy(torch.zeros(3, 4), torch.tensor([1.0, 0, 0, 0]).expand(3, 4)).item() == 2
+print("1: 100 %, 0 %  2: 50 %  3: it is permuted alike  4: 2, yes")
