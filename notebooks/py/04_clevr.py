@@ -4,6 +4,7 @@
 # **Paper:** appendix C, Table 4. **Running time:** about 2 minutes on two CPU cores.
 
 # %% [markdown] tags=["badge"]
+# *Open in Colab: no public address yet; upload this notebook there, its first cell says what to do.*
 
 # %% [markdown]
 # ## What you will do
@@ -20,6 +21,36 @@
 # Notebook 03: the autoencoder with a set in the middle, Eq. 4, foreground ARI.
 
 # %% tags=["bootstrap"]
+# Written by tools/notebooks.py. On Google Colab: install srnlib, keep torch and numpy. Elsewhere: import it.
+import sys
+
+if "google.colab" in sys.modules:
+    import os
+    import shutil
+    import subprocess
+    import tempfile
+    from importlib.metadata import version
+    from pathlib import Path
+
+    source = os.environ.get("SRNLIB_SOURCE", "")  # an address, a folder or a zip file
+    if not source:
+        raise RuntimeError(
+            "The public address of srnlib is not set. Upload a zip of the repository (Files, Upload) or clone it, "
+            "then add a cell above: import os; os.environ['SRNLIB_SOURCE'] = 'srnlib.zip' (or the folder's name)."
+        )
+    scratch = Path(tempfile.mkdtemp())
+    if Path(source).is_file():
+        shutil.unpack_archive(source, scratch)
+    elif not Path(source).is_dir():
+        subprocess.run(["git", "clone", "--quiet", "--depth=1", source, scratch / "srnlib"], check=True)
+    folder = Path(source).resolve() if Path(source).is_dir() else next(scratch.glob("**/pyproject.toml")).parent
+    (scratch / "keep.txt").write_text("".join(f"{name}=={version(name)}\n" for name in ("torch", "numpy")))
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", scratch / "keep.txt", folder]
+    subprocess.run(pip, check=True)
+    os.environ["SRNLIB_DATA"] = str(folder / "data")  # checkpoints and results
+import srnlib
+
+print("srnlib", srnlib.__version__)
 
 # %%
 import matplotlib.pyplot as plt
@@ -27,7 +58,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from IPython.display import Markdown, display
-from scipy.ndimage import label
+from scipy.ndimage import binary_dilation, label
 
 from srnlib import loop, metrics, metrics_iou, plots, results
 from srnlib.data import clevr
@@ -92,7 +123,8 @@ plt.show()
 # Camera, lamps, sizes, colours, distances and the rule that each object must be seen are those of CLEVR's generator;
 # the 4:3 picture is squashed into a square, as in the paper. What differs: no glossy inter-reflection beyond one
 # mirror bounce (metal in metal is a flat tint), no grain of path tracing, shading rounds an edge but the outline stays
-# sharp, the sun casts no shadow, and masks ask for the centre of a pixel, so a foreground has hard edges.
+# sharp, the sun casts no shadow, and masks ask for the centre of a pixel, so a foreground has hard edges. (The bands on
+# the floor above are the palette of the stored picture, not the tracer.)
 #
 # Whoever owns the original can use it: `srnlib.data.clevr_release.load("CLEVR_v1.0", "val")` returns the same fields.
 # It fits the camera of each scene from where the objects are said to be, and traces the masks that CLEVR lacks.
@@ -157,6 +189,7 @@ print(
 assert abs(estimates.mean() - by_hand.mean()) < 4 * estimates.std() / 20  # unbiased
 print("cross-entropy by hand = torch's, and sampling it is unbiased: checked")
 
+
 # %% [markdown]
 # ## 4. What does Table 4 measure?
 #
@@ -168,7 +201,6 @@ print("cross-entropy by hand = torch's, and sampling it is unbiased: checked")
 # The released code matches the other way round: for each of *16 slots* of the truth, the best IoU of any element. A
 # slot without an object is an empty mask, an empty element is an empty box, and the IoU of two empty boxes counts as 1.
 # Here both measures are written as plainly as possible. What is left of OpenCV is: connected parts, their rectangles.
-
 
 # %% tags=["nbval-check-output"]
 def boxes_of(mask):
@@ -247,15 +279,15 @@ assert naive["the truth"][1] < 95  # the boxes of the formula are not where the 
 
 # %%
 small = {"size": 64, "width": 3, "encoder_width": 8, "hidden": 32, "embed_dim": 32, "set_size": 16, "cells": 96}
-small |= {"steps": 240, "batch_size": 8, "lr": 3e-3, "cooldown": 0.4, "eval_every": 40}
-small |= {"train_images": 200, "val_images": 24}
+small |= {"steps": 240, "batch_size": 8, "lr": 4e-3, "cooldown": 0.4, "eval_every": 80}
+small |= {"train_images": 200, "val_images": 16}
 live, history = {}, {}
 for model in MODELS:
     run = Run.of("clevr", model, "smoke", **small)
     loop.seed_everything(0)
     live[model] = run.task.build(model, run.settings)
     history[model] = loop.fit(run.task, live[model], run.settings, seed=0, on=loop.accelerator("cpu"), show=False)
-    for row in history[model][1::2]:
+    for row in history[model]:
         inner = f"  inner loss {row['inner_first']:.1f} -> {row['inner_last']:.1f}" if model == "srn" else ""
         print(
             f"{NAMES[model]:8s}  step {row['step']:4d}  {row['core_seconds']:4.1f} core-seconds",
@@ -267,7 +299,7 @@ assert not loop.collapsed(history["srn"][-1])  # the refiner moves its set
 # %%
 few = clevr.generate(3, seed=1_000_000, size=64)
 X_live = torch.from_numpy(few.images).float() / 255
-fig, (left, right) = plt.subplots(1, 2, figsize=(9, 2.8), layout="constrained", width_ratios=(1, 2))
+fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained", width_ratios=(1, 1.1))
 for model in MODELS:
     rows = history[model]
     left.plot([r["step"] for r in rows], [r["loss"] for r in rows], color=COLOURS[model], label=NAMES[model])
@@ -286,15 +318,17 @@ plt.show()
 # ## 7. What do we get after longer training? (Table 4)
 #
 # `laptop` is what ships: 128 x 128 pixels, 16 elements of dimension 10, narrower layers, our scenes. **These are first,
-# short trainings, of minutes where hours are planned**; the lines below say how long. The paper trains on 70,000
-# images for days on a GPU.
+# short trainings, of minutes where hours are planned**; the lines below say how long. The paper has 70,000 images, and
+# its authors advise 100 to 200 epochs.
 
 # %% tags=["nbval-check-output"]
 PROFILE = "laptop"
 RECORDS = {model: results.load("clevr", model, PROFILE) for model in MODELS}
-assert all(RECORDS.values()), "no results: train both models first"
-TRAINED = {model: load_module(Run.of("clevr", model, PROFILE, RECORDS[model][0]["seed"])) for model in MODELS}
-for model, records in RECORDS.items():
+SHOWN = [model for model in ("srn", "baseline") if RECORDS[model]]  # a model without a finished training is left out
+assert "srn" in SHOWN, "no results: train first"
+TRAINED = {model: load_module(Run.of("clevr", model, PROFILE, RECORDS[model][0]["seed"])) for model in SHOWN}
+for model in SHOWN:
+    records = RECORDS[model]
     minutes, config = [r["history"][-1]["core_seconds"] / 60 for r in records], records[0]["config"]
     print(
         f"{NAMES[model]:8s} {len(records)} seed(s), {min(minutes):.1f} to {max(minutes):.1f} core-minutes each:",
@@ -312,27 +346,26 @@ def mean(model, key):
 def verdict():
     """What the table says, in words, from its numbers only."""
     for key, name in TASK.rows.items():
-        lead = mean("srn", key) - mean("baseline", key)
-        here = f"{name.removesuffix(', %')}: SRN minus baseline {lead:+.1f} points"
+        here = f"{name.removesuffix(', %')}: SRN {mean('srn', key):.1f}"
         if key in TASK.paper["srn"]:
-            gap = mean("srn", key) - TASK.paper["srn"][key]
-            there = TASK.paper["srn"][key] - TASK.paper["baseline"][key]
-            here += f" ({there:+.1f} in the paper); our SRN is {gap:+.1f} from the paper's"
+            here += f", {mean('srn', key) - TASK.paper['srn'][key]:+.1f} points from the paper's SRN"
+        if "baseline" in SHOWN:
+            here += f"; SRN minus baseline {mean('srn', key) - mean('baseline', key):+.1f} points"
         yield here
     nothing = naive["nothing"][1]
-    gains = ", ".join(f"{NAMES[m]} {mean(m, 'iou.object') - nothing:+.1f}" for m in MODELS)
+    gains = ", ".join(f"{NAMES[m]} {mean(m, 'iou.object') - nothing:+.1f}" for m in SHOWN)
     yield f"per-object IoU as published, beyond the {nothing:.0f} that nothing gets: {gains} points"
-    n = {m: len(RECORDS[m]) for m in MODELS}
-    yield f"seeds: {n['baseline']} and {n['srn']}; with one seed each a difference of a few points may be chance"
+    seeds = ", ".join(f"{NAMES[m]} {len(RECORDS[m])}" for m in MODELS)
+    yield f"trainings finished: {seeds}; with one each, a difference of a few points may be chance"
 
 
 display(Markdown("\n".join(f"- {sentence}." for sentence in verdict())))
+
 
 # %% [markdown]
 # ## 8. What do the elements look like? (Figures 8 and 9)
 #
 # Ten scenes of the test set, for each model its reconstruction and its 16 elements. They are the first ten, not chosen.
-
 
 # %%
 def decode(model, X):
@@ -341,12 +374,12 @@ def decode(model, X):
         return TRAINED[model](torch.as_tensor(X).float() / 255)
 
 
-OUT = {model: decode(model, data.images) for model in MODELS}
-ten = {m: (OUT[m].image[:10], OUT[m].elements[:10]) for m in ("srn", "baseline")}
+OUT = {model: decode(model, data.images) for model in SHOWN}
+ten = {m: (OUT[m].image[:10], OUT[m].elements[:10]) for m in SHOWN}
 with plt.rc_context({"figure.dpi": 56}):
     fig = plots.samples(data.images[:10] / 255, ten)
     plt.show()
-for model in MODELS:
+for model in SHOWN:
     torch.testing.assert_close(OUT[model].elements.sum(dim=1), OUT[model].image)
     filled = (OUT[model].elements > 0.1).flatten(2).any(2).sum(1).float()
     print(f"{NAMES[model]:8s} {filled.mean():.1f} elements not empty on average, {data.counts.mean():.1f} objects")
@@ -357,16 +390,16 @@ for model in MODELS:
 # Three scenes, large; elements are in the order in which the model lists them.
 
 # %%
-rows = [3, 7, 11]
 with plt.rc_context({"figure.dpi": 64}):
-    fig, axes = plt.subplots(3, 4, figsize=(11, 8), layout="constrained")
-    for line, b in zip(axes, rows, strict=True):
+    fig, axes = plt.subplots(3, 1 + 2 * len(SHOWN), figsize=(2.4 + 4.8 * len(SHOWN), 7.6), layout="constrained")
+    for line, b in zip(axes, (3, 7, 11), strict=True):
         plots.show(line[0], data.images[b] / 255, f"scene {b}: {data.counts[b]} objects")
-        plots.show(line[1], np.concatenate([Y[b], *(OUT[m].image[b] for m in MODELS)], axis=2)[:, :, :384], "")
-        line[1].set_title("target, baseline, SRN")
-        for ax, model in zip(line[2:], MODELS, strict=True):
-            plots.show(ax, plots.sheet(OUT[model].elements[b], 4), f"{NAMES[model]}: elements", COLOURS[model])
+        for at, model in enumerate(SHOWN):
+            plots.show(line[1 + 2 * at], OUT[model].image[b], NAMES[model], COLOURS[model])
+            sheet = plots.sheet(OUT[model].elements[b], 4)
+            plots.show(line[2 + 2 * at], sheet, f"{NAMES[model]}: elements", COLOURS[model])
     plt.show()
+
 
 # %% [markdown]
 # ## 10. Does an element know what is hidden?
@@ -377,7 +410,6 @@ with plt.rc_context({"figure.dpi": 64}):
 # without the competition, $\text{sigmoid}(I_i)$. We take objects that hide a quarter to three quarters of themselves,
 # the element that paints most of the visible part, and ask at two places whether it is lit (above 0.1): at the hidden
 # part, and in a ring of equal distance around the silhouette, where it should not be.
-
 
 # %%
 def alone(model, X):
@@ -390,21 +422,15 @@ def alone(model, X):
 share = 1 - visible.sum((2, 3)) / np.maximum(full.sum((2, 3)), 1)
 half_hidden = np.argwhere((share > 0.25) & (share < 0.75))
 assert len(half_hidden) > 5
-ALONE, chosen = {model: alone(model, data.images) for model in MODELS}, {}
-for model in MODELS:
+ALONE, chosen = {model: alone(model, data.images) for model in SHOWN}, {}
+for model in SHOWN:
     inside, outside = [], []
     for b, k in half_hidden:
         light = OUT[model].elements[b].amax(dim=1) * torch.from_numpy(visible[b, k])
         owner = int(light.sum((1, 2)).argmax())
         chosen[model, b, k] = owner
         held = ALONE[model][b, owner].numpy() > 0.1
-        grown = np.abs(np.arange(-3, 4))[:, None] + np.abs(np.arange(-3, 4)) <= 3
-        around = (
-            F.conv2d(
-                torch.from_numpy(full[b, k]).float()[None, None], torch.from_numpy(grown).float()[None, None], padding=3
-            )[0, 0].numpy()
-            > 0
-        )
+        around = binary_dilation(full[b, k], iterations=3)
         inside.append(held[full[b, k] & ~visible[b, k]].mean())
         outside.append(held[around & ~full[b, k]].mean())
     print(
@@ -414,15 +440,15 @@ for model in MODELS:
 
 # %%
 order = np.argsort(-full[tuple(half_hidden.T)].sum((1, 2)))[:4]
-fig, axes = plt.subplots(4, 6, figsize=(10, 6.8), layout="constrained")
+fig, axes = plt.subplots(4, 2 + 2 * len(SHOWN), figsize=(3.4 + 3.3 * len(SHOWN), 6.8), layout="constrained")
 for line, (b, k) in zip(axes, half_hidden[order], strict=True):
     plots.show(line[0], data.images[b] / 255)
     plots.show(line[1], np.stack([visible[b, k], full[b, k], full[b, k]]).astype(float))
-    for at, model in enumerate(MODELS):
+    for at, model in enumerate(SHOWN):
         owner = chosen[model, b, k]
         plots.show(line[2 + 2 * at], OUT[model].elements[b, owner])
         plots.show(line[3 + 2 * at], ALONE[model][b, owner].expand(3, -1, -1))
-heads = ["image", "seen (white), hidden (cyan)", "baseline: share", "alone", "SRN: share", "alone"]
+heads = ["image", "seen white, hidden cyan"] + [f"{NAMES[m]}: {what}" for m in SHOWN for what in ("share", "alone")]
 for ax, head in zip(axes[0], heads, strict=True):
     ax.set_title(head, fontsize=10)
 plt.show()
@@ -437,19 +463,19 @@ plt.show()
 
 # %%
 T = torch.from_numpy
-each = {m: 100 * metrics_iou.object_iou_real(OUT[m].elements, T(exact)).numpy() for m in MODELS}
-ari = {m: 100 * metrics.foreground_ari(OUT[m].elements, T(visible)).numpy() for m in MODELS}
+each = {m: 100 * metrics_iou.object_iou_real(OUT[m].elements, T(exact)).numpy() for m in SHOWN}
+ari = {m: 100 * metrics.foreground_ari(OUT[m].elements, T(visible)).numpy() for m in SHOWN}
 fig, axes = plt.subplots(1, 3, figsize=(10, 2.8), layout="constrained")
 for ax, (name, values) in zip(axes, {"IoU, real objects, %": each, "foreground ARI, %": ari}.items(), strict=False):
-    for model in MODELS:
+    for model in SHOWN:
         at = [values[model][data.counts == n].mean() for n in range(3, 11)]
         ax.plot(range(3, 11), at, "o-", color=COLOURS[model], label=NAMES[model])
     ax.set(xlabel="objects in the scene", ylabel=name, ylim=(0, 100))
 sizes = ("large", "small")
 things = [(b, k, thing["size"]) for b, scene in enumerate(data.scenes) for k, thing in enumerate(scene["objects"])]
-best = {m: metrics_iou.best_iou(OUT[m].elements, T(exact)).numpy() for m in MODELS}
+best = {m: metrics_iou.best_iou(OUT[m].elements, T(exact)).numpy() for m in SHOWN}
 for at, size in enumerate(sizes):
-    for shift, model in enumerate(MODELS):
+    for shift, model in enumerate(SHOWN):
         rows = [best[model][b, k] for b, k, this in things if this == size]
         axes[2].bar(at + 0.35 * (shift - 0.5), 100 * np.mean(rows), 0.33, color=COLOURS[model])
 axes[2].set(xticks=[0, 1], xticklabels=sizes, ylabel="IoU, real objects, %", ylim=(0, 100))
@@ -457,12 +483,12 @@ axes[0].legend()
 plt.show()
 
 worst = np.argsort(each["srn"])[:4]
-stack = [np.stack([data.images[b] / 255, Y[b], OUT["baseline"].image[b], OUT["srn"].image[b]]) for b in worst]
+stack = [np.stack([data.images[b] / 255, Y[b], *(OUT[m].image[b] for m in SHOWN)]) for b in worst]
 fig, ax = plt.subplots(figsize=(8, 6), layout="constrained")
-plots.show(ax, plots.sheet(np.concatenate(stack), 4), "The four worst scenes of the SRN")
-ax.set_xticks([66, 198, 330, 462], ["image", "target", "baseline", "SRN"])
+plots.show(ax, plots.sheet(np.concatenate(stack), 2 + len(SHOWN)), "The four worst scenes of the SRN")
+ax.set_xticks([66 + 132 * k for k in range(2 + len(SHOWN))], ["image", "target", *(NAMES[m] for m in SHOWN)])
 plt.show()
-for m in MODELS:
+for m in SHOWN:
     assert (best[m] <= 1).all() and each[m].min() >= 0
 
 # %% [markdown]
@@ -476,7 +502,7 @@ for record in RECORDS["srn"]:
         f"moved {m['moved']:.2f} of the proposal's norm, collapsed: {bool(m['collapsed'])}",
     )
 fig, (left, right) = plt.subplots(1, 2, figsize=(10, 2.8), layout="constrained")
-for model in MODELS:
+for model in SHOWN:
     rows = [r["history"] for r in RECORDS[model]]
     for ax, key in ((left, "loss"), (right, "iou.object_real")):
         curves = [([h["core_seconds"] / 60 for h in seed], [h[key] for h in seed]) for seed in rows]
