@@ -126,7 +126,7 @@ def overview(tasks: Iterable[Task], profile: str = "laptop") -> str:
                 numbers = [r["metrics"][key] for r in found[model] if key in r["metrics"]]
                 count = f" (n={len(numbers)})" if numbers else ""
                 cells += [f"{task.paper.get(model, {}).get(key, '–')}", mean_sd(numbers) + count]
-            lines.append(f"| {task.name} | {task.rows[key]} | " + " | ".join(cells) + " |")
+            lines.append(f"| {task.name}: {pair[0]}, {pair[1]} | {task.rows[key]} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -82,7 +82,7 @@ def test_overview_by_hand(folder):
     head, line = "| | | baseline, paper | baseline, ours | SRN, paper | SRN, ours |", "|---|---|---:|---:|---:|---:|"
     assert results.overview([Toy()]).splitlines() == [
         *(head, line),
-        "| toy | accuracy, % | – | – | 95.8 | 93.0 ± 3.6 (n=3) |",
+        "| toy: baseline, srn | accuracy, % | – | – | 95.8 | 93.0 ± 3.6 (n=3) |",
     ]
     assert results.overview([Toy()], "paper").splitlines() == [head, line]
 
