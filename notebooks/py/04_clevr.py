@@ -366,6 +366,8 @@ display(Markdown("\n".join(f"- {sentence}." for sentence in verdict())))
 # ## 8. What do the elements look like? (Figures 8 and 9)
 #
 # Ten scenes of the test set, for each model its reconstruction and its 16 elements. They are the first ten, not chosen.
+# **In the first, short trainings these are grey blobs at about the right places**: no colours, no shapes yet, and an
+# element holds pieces of several objects. The paper's figures show whole objects, one an element.
 
 # %%
 def decode(model, X):
@@ -454,7 +456,8 @@ for ax, head in zip(axes[0], heads, strict=True):
 plt.show()
 
 # %% [markdown]
-# An element that completes its object is lit in the white and the cyan part, and nowhere else.
+# An element that completes its object is lit in the white and the cyan part, and nowhere else. A blob that is merely
+# too large is lit in the hidden part and in the ring: the two percentages belong together.
 #
 # ## 11. Where do they fail?
 #
