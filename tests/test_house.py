@@ -22,7 +22,7 @@ import srnlib
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-DEPENDENCIES = [*PROJECT["dependencies"], *EXTRAS["atari"], *EXTRAS["notebooks"], *EXTRAS["dev"]]
+DEPENDENCIES = [*PROJECT["dependencies"], *(spec for name in EXTRAS if name != "all" for spec in EXTRAS[name])]
 
 
 @pytest.mark.parametrize("text", DEPENDENCIES)
