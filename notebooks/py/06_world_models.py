@@ -373,6 +373,8 @@ display(Markdown("\n".join(f"- {sentence}" for sentence in verdict())))
 # and *hurts* in Space Invaders with three; the target, SRN at or above C-SWM at every horizon, is missed. Five and ten
 # steps ahead both models are below the paper, in Space Invaders far below: errors compound, and a training of a minute
 # leaves too many at the first step.
+# The comparison is not yet fair to the SRN either: its inner rate is the paper's order of magnitude, not chosen on
+# validation, and the next table has a better one for Space Invaders.
 #
 # ## 8. Does the refiner do anything, and how much does a rate matter? (Table 5)
 #
