@@ -12,6 +12,10 @@ SEED ?= 0
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 export OMP_NUM_THREADS ?= 1
+# glibc: keep the memory of big tensors instead of returning it to the system at every step
+export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
+export MALLOC_TRIM_THRESHOLD_ ?= 2147483648
+export MALLOC_TOP_PAD_ ?= 67108864
 
 .DEFAULT_GOAL := help
 .PHONY: help install lab notebooks build test lint train tables readme bench
