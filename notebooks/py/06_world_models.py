@@ -46,8 +46,8 @@ if "google.colab" in sys.modules:
         subprocess.run(["git", "clone", "--quiet", "--depth=1", source, scratch / "srnlib"], check=True)
     folder = Path(source).resolve() if Path(source).is_dir() else next(scratch.glob("**/pyproject.toml")).parent
     (scratch / "keep.txt").write_text("".join(f"{name}=={version(name)}\n" for name in ("torch", "numpy")))
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", scratch / "keep.txt", f"{folder}[atari]"]
-    subprocess.run(pip, check=True)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", scratch / "keep.txt"]
+    subprocess.run([*pip, f"{folder}[atari]"], check=True)
     os.environ["SRNLIB_DATA"] = str(folder / "data")  # checkpoints and results
 import srnlib
 
