@@ -108,7 +108,7 @@ def fit(
         on: Where to train; `accelerator()` if not given.
         optimizer, progress: To go on from; fresh ones if not given. Both are updated in place.
         save: Called between two steps every `save_minutes`, and after the last one, on the main process.
-        keep: Called after the row that is `best_row` so far, on the main process.
+        keep: Called after the row that is the task's `best_row` so far, on the main process.
         show: Print rows, and a progress bar in a terminal.
 
     Returns:
@@ -157,7 +157,7 @@ def fit(
             metrics = evaluate_module(task, module, settings, on.device, "val")
             p.history.append({"step": p.step, "core_seconds": round(p.core_seconds, 2), **means, **metrics})
             p.sums, p.count = {}, 0
-            if task.select and best_row(task, p.history) is p.history[-1]:
+            if task.select and task.best_row(p.history) is p.history[-1]:
                 keep()
             if show:
                 tqdm.write(describe_row(task, p.history[-1]))
@@ -184,11 +184,6 @@ def evaluate_module(
         metrics = task.evaluate(module, settings, device, split)
     module.train(was_training)
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
-
-
-def best_row(task: Task, history: list[dict[str, float]]) -> dict[str, float]:
-    """The row whose weights are tested: the first with the greatest `task.select`; without one, the last."""
-    return max(history, key=lambda row: row[task.select]) if task.select else history[-1]
 
 
 def collapsed(row: dict[str, float]) -> bool:

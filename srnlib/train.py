@@ -50,9 +50,10 @@ def train(
         RunError: If what is there was trained with other settings, precision or number of processes.
         CheckpointError: If what is there is damaged.
     """
-    on, made = loop.accelerator(device, precision), results.environment()  # the code may change while it trains
+    on = loop.accelerator(device, precision)
     if run.result.exists() and not force:
         return _finished(run, show and on.is_main_process)
+    made = results.environment()  # now: the code may change while it trains
     loop.seed_everything(run.seed)
     module = run.task.build(run.model, run.settings)
     optimizer, progress = loop.new_optimizer(module, run.settings), loop.Progress()
@@ -81,7 +82,8 @@ def train(
         run.task, module, run.settings, run.seed,
         on=on, optimizer=optimizer, progress=progress, save=save, save_minutes=save_minutes, keep=keep, show=show,
     )  # fmt: skip
-    module.load_state_dict(best or module.state_dict())
+    if best:
+        module.load_state_dict(best)
     return _finish(run, module, progress, on, identity, made) if on.is_main_process else {}
 
 
@@ -168,14 +170,14 @@ def _same(path: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
 
 def _told_by_history(task: Task, history: list[dict[str, float]]) -> dict[str, float]:
     """Metrics of a finished run that need no evaluation."""
-    last = loop.best_row(task, history)
+    last = task.best_row(history)
     return ({"collapsed": float(loop.collapsed(last))} if "moved" in last else {}) | task.summarise(history)
 
 
 def _finish(run: Run, module: nn.Module, progress: loop.Progress, on, identity: dict, made: dict) -> dict[str, Any]:
     """Checkpoint, test, record; the state goes last, so that a kill in between costs nothing."""
     meta = {"task": run.task.name, "model": run.model, "profile": run.profile, "seed": run.seed, "config": run.config}
-    step = loop.best_row(run.task, progress.history)["step"]
+    step = run.task.best_row(progress.history)["step"]
     origin = {"step": step, "srnlib": made["versions"]["srnlib"], "commit": made["commit"]}
     digest = checkpoints.save(module, run.checkpoint, meta | origin)
     started = time.perf_counter()

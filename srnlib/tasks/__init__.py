@@ -90,6 +90,10 @@ class Task:
         """Metrics of a module in eval mode on a fixed set, `"val"` (small) or `"test"`; neither is trained on."""
         raise NotImplementedError
 
+    def best_row(self, history: list[dict[str, float]]) -> dict[str, float]:
+        """The row whose weights are tested: the first with the greatest `select`; without one, the last."""
+        return max(history, key=lambda row: row[self.select]) if self.select else history[-1]
+
     def summarise(self, history: list[dict[str, float]]) -> dict[str, float]:
         """Metrics that only the history tells, such as the steps until an accuracy is reached."""
         return {}

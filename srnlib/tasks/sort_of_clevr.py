@@ -178,8 +178,7 @@ class SortOfClevr(Task):
 
     def summarise(self, history: list[dict[str, float]]) -> dict[str, float]:
         """Where non-relational questions first reach 99 % on validation (absent if never), and the best row's step."""
-        best = max(history, key=lambda row: row[self.select])
-        found = {"best.step": float(best["step"])}
+        found = {"best.step": float(self.best_row(history)["step"])}
         for row in history:
             if row["nonrelational"] >= 99:
                 return found | {"to99.step": float(row["step"]), "to99.core_minutes": row["core_seconds"] / 60}

@@ -117,7 +117,7 @@ def test_accuracies_are_counted_for_each_k():
 
 def test_validation_chooses_the_weights_and_the_best_epoch_is_told_beside_it():
     history = [{"acc.mean_val": a, "test.mean": t} for a, t in ((30.0, 50.0), (60.0, 40.0), (50.0, 45.0))]
-    assert loop.best_row(clutrr_generated, history) is history[1]
+    assert clutrr_generated.best_row(history) is history[1]
     assert clutrr_generated.summarise(history) == {"acc.mean": 50.0}
 
 

@@ -130,7 +130,7 @@ def test_smoke_run_of_shapes(model):
 def test_smoke_run_of_pong_plays_it_and_keeps_the_best_row():
     run = Run.of("pong", "srn_k3", "smoke")
     record = train.train(run, show=False)
-    best = loop.best_row(run.task, record["history"])
+    best = run.task.best_row(record["history"])
     assert json.loads(run.checkpoint.with_suffix(".json").read_bytes())["step"] == best["step"]
     assert {row["step"] for row in record["history"]} == {3, 6}
     assert train.evaluate(run) == {k: v for k, v in record["metrics"].items() if k != "collapsed"}
