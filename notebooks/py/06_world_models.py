@@ -369,10 +369,10 @@ display(Markdown("\n".join(f"- {sentence}" for sentence in verdict())))
 
 # %% [markdown]
 # With so few seeds even a difference of ten points may be chance: in the next table one model's score moves by tens of
-# points with the learning rate. What falls short is plain. The refiner leads in Pong with three objects,
-# and falls behind in Space Invaders with three, by less than its seeds spread; the target, SRN at or above C-SWM at every horizon, is missed. Five and ten
-# steps ahead both models are below the paper, in Space Invaders far below: errors compound, and a training of a minute
-# leaves too many at the first step.
+# points with the learning rate. What falls short is plain. The refiner leads in Pong with three objects, and falls
+# behind in Space Invaders with three, by less than its seeds spread; the target, SRN at or above C-SWM at every
+# horizon, is missed. Five and ten steps ahead both models are below the paper, in Space Invaders far below: errors
+# compound, and a training of a minute leaves too many at the first step.
 # The comparison is not yet fair to the SRN either: its inner rate is the paper's order of magnitude, not chosen on
 # validation, and the next table has a better one for Space Invaders.
 #
