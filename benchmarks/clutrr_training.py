@@ -9,9 +9,9 @@ Run: python benchmarks/clutrr_training.py
 from __future__ import annotations
 
 import dataclasses
-import time
 
 import torch
+from _clock import milliseconds
 
 from srnlib import loop
 from srnlib.tasks.clutrr import clutrr_generated
@@ -19,27 +19,20 @@ from srnlib.tasks.clutrr import clutrr_generated
 STEPS = 5
 
 
-def milliseconds(model: str, pool_edges: bool = False) -> float:
-    """CPU time of a step, after one to warm up; the best of three rounds."""
+def timed(model: str, pool_edges: bool = False) -> float:
+    """CPU milliseconds of a step."""
     settings = dataclasses.replace(clutrr_generated.settings("laptop", model), train_stories=100, pool_edges=pool_edges)
     loop.seed_everything(0)
     module, data = clutrr_generated.build(model, settings), clutrr_generated.dataset(settings, 0)
     batch = data[torch.arange(settings.batch_size)]
-    rounds = []
-    for _ in range(3):
-        for i in range(STEPS + 1):
-            if i == 1:
-                start = time.process_time()
-            clutrr_generated.loss(module, batch, settings, 0)[0].backward()
-        rounds.append((time.process_time() - start) / STEPS)
-    return 1000 * min(rounds)
+    return milliseconds(lambda: clutrr_generated.loss(module, batch, settings, 0)[0].backward(), STEPS)
 
 
 def main() -> None:
     torch.set_num_threads(1)
     for model in ("rn", "rn_fixed", "srn"):
-        print(f"{model:20s}{milliseconds(model):8.1f} ms")
-    cheap, full = milliseconds("grn"), milliseconds("grn", pool_edges=True)
+        print(f"{model:20s}{timed(model):8.1f} ms")
+    cheap, full = timed("grn"), timed("grn", pool_edges=True)
     print(f"{'grn, TripleEncoder':20s}{cheap:8.1f} ms")
     print(f"{'grn, GraphEncoder':20s}{full:8.1f} ms, {full / cheap:.1f} times")
 

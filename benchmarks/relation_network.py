@@ -10,9 +10,8 @@ Run: python benchmarks/relation_network.py
 
 from __future__ import annotations
 
-import time
-
 import torch
+from _clock import milliseconds
 from torch.nn.functional import linear
 
 from srnlib.models.relation_network import RelationNetwork, sum_over_pairs
@@ -52,14 +51,9 @@ def blocks(net, S, questions):
     return sum_over_pairs(*halves(net, S, questions), net.rest)
 
 
-def seconds(call, rounds: int = 5) -> float:
-    """CPU time of a call, the best of some rounds after one to warm up."""
-    times = []
-    for _ in range(rounds + 1):
-        start = time.process_time()
-        call()
-        times.append(time.process_time() - start)
-    return min(times[1:])
+def seconds(call) -> float:
+    """CPU time of a call, the best of five."""
+    return milliseconds(call, 1, rounds=5) / 1000
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -34,14 +35,14 @@ class FSPool(nn.Module):
         place = torch.arange(x.shape[1], dtype=self.weight.dtype, device=x.device)  # x may be of less precision
         if mask is None:
             rank = place / max(x.shape[1] - 1, 1)
-            return (x.sort(dim=1, descending=True).values * self.weights_at(rank)).sum(dim=1)
+            return (largest_first(x) * self.weights_at(rank)).sum(dim=1)
         if mask.shape != x.shape[:2] or mask.dtype != torch.bool:
             raise ValueError(f"mask must be bool {list(x.shape[:2])}, got {mask.dtype} {list(mask.shape)}")
         if not bool(mask.any(dim=1).all()):
             raise ValueError("a set has no element: mask needs at least one True a row")
         count = mask.sum(dim=1, keepdim=True)
         rank = place / (count - 1).clamp(min=1)
-        ordered = x.masked_fill(~mask.unsqueeze(2), float("-inf")).sort(dim=1, descending=True).values
+        ordered = largest_first(x.masked_fill(~mask.unsqueeze(2), float("-inf")))
         ordered = ordered.masked_fill((place >= count).unsqueeze(2), 0)
         return (ordered * self.weights_at(rank.clamp(max=1))).sum(dim=1)
 
@@ -52,6 +53,18 @@ class FSPool(nn.Module):
         share = (position - left).unsqueeze(-1)
         w, at = self.weight.t(), left.long()
         return (1 - share) * w[at] + share * w[at + 1]
+
+
+def largest_first(x: Tensor) -> Tensor:
+    """Each feature of `x` `[B, N, C]` sorted over the set, as `x.sort(dim=1, descending=True).values`.
+
+    On a CPU numpy finds the order of large sets, in a third of torch's time (`benchmarks/fspool_sort.py`).
+    """
+    fits = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling()
+    if not fits or x.shape[1] < 24:
+        return x.sort(dim=1, descending=True).values
+    order = np.argsort(-x.detach().transpose(1, 2).numpy(), axis=2)  # of [B, C, N]: fastest along the last axis
+    return x.gather(1, torch.from_numpy(order).transpose(1, 2))
 
 
 def mlp(inputs: int, hidden: int, outputs: int, layers: int) -> nn.Sequential:

@@ -324,8 +324,8 @@ plt.show()
 # %% tags=["nbval-check-output"]
 PROFILE = "laptop"
 RECORDS = {model: results.load("clevr", model, PROFILE) for model in MODELS}
-SHOWN = [model for model in ("srn", "baseline") if RECORDS[model]]  # a model without a finished training is left out
-assert "srn" in SHOWN, "no results: train first"
+SHOWN = ("srn", "baseline")
+assert all(RECORDS.values()), f"no results: train first; there are {[m for m in MODELS if RECORDS[m]]}"
 TRAINED = {model: load_module(Run.of("clevr", model, PROFILE, RECORDS[model][0]["seed"])) for model in SHOWN}
 for model in SHOWN:
     records = RECORDS[model]
@@ -349,9 +349,7 @@ def verdict():
         here = f"{name.removesuffix(', %')}: SRN {mean('srn', key):.1f}"
         if key in TASK.paper["srn"]:
             here += f", {mean('srn', key) - TASK.paper['srn'][key]:+.1f} points from the paper's SRN"
-        if "baseline" in SHOWN:
-            here += f"; SRN minus baseline {mean('srn', key) - mean('baseline', key):+.1f} points"
-        yield here
+        yield here + f"; SRN minus baseline {mean('srn', key) - mean('baseline', key):+.1f} points"
     nothing = naive["nothing"][1]
     gains = ", ".join(f"{NAMES[m]} {mean(m, 'iou.object') - nothing:+.1f}" for m in SHOWN)
     yield f"per-object IoU as published, beyond the {nothing:.0f} that nothing gets: {gains} points"
@@ -532,7 +530,7 @@ plt.show()
 # Try first; the last cell asserts the answers.
 #
 # ## Next
-# **05_sort_of_clevr** (planned): flat shapes again, but with questions about relations.
+# **05_sort_of_clevr**: flat shapes again, but with questions about relations.
 
 # %%
 # 1. (16 - n) / 16: three objects.

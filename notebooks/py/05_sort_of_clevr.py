@@ -246,8 +246,9 @@ assert not loop.collapsed(history["srn"][-1])  # the refiner moves its set
 #
 # The line `PROFILE` chooses whose checkpoints and records are shown. `laptop` is what ships: the paper's data, cells
 # and questions, a narrower g and H_agg, one CPU core. **These are first, short trainings**; two core-hours a run and
-# three seeds are planned. The lines below say what they had. The weights tested are those of the best relational
-# accuracy on validation.
+# three seeds are planned. The lines below say what they had. Each model has its own learning rate, from short trials on
+# validation: RN bears a rate at which the refiner's set jumps about and even non-relational questions are not learned;
+# at the lower one they are. The weights tested are those of the best relational accuracy on validation.
 
 # %% tags=["nbval-check-output"]
 PROFILE = "laptop"
@@ -591,7 +592,7 @@ for m in MODELS:
 # Try first; the last cell asserts the answers.
 #
 # ## Next
-# **06_world_models** (planned): the refiner inside a model that predicts what happens next.
+# **06_world_models**: the refiner inside a model that predicts what happens next.
 
 # %% tags=["nbval-check-output"]
 # 1. Two, (i, j) and (j, i).

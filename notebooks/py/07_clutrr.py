@@ -453,6 +453,7 @@ plt.show()
 # control shows how much padding alone does, and what is left for refinement. On generated stories, with their few
 # sentence forms, every model learns all there is at k = 2, 3, 4; they differ in how far they get beyond these lengths.
 # There padding is no help: it replaces a sum that grows with the story by one of 400 pairs, most of them of nothing.
+# Its seeds differ much, and the models that refine the padded set fall furthest behind on long stories.
 #
 # And the refiner with the published inner loop ($\alpha$ = .001, $H_{agg}$ with torch's initial weights), trained as
 # long as the others? It starts asleep; training can make $H_{agg}$ steeper, and the records tell how far that goes.

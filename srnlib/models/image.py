@@ -131,7 +131,13 @@ class SetAutoencoder(nn.Module):
         encoder_width: Filters of the encoder's first layer (paper: 64, as `width`).
         refiner: A `SetRefiner` whose H_agg encodes `[B, N, D]` to `[B, embed_dim]`; None for the baseline.
         embed_dim: E, read only with a refiner.
+
+    Attributes:
+        active: How many of the proposed elements are used, all if None. A training may begin with fewer; like the mode
+            (train, eval) this is no part of the weights.
     """
+
+    active: int | None = None
 
     def __init__(
         self,
@@ -154,6 +160,7 @@ class SetAutoencoder(nn.Module):
     def encode(self, X: Tensor) -> tuple[Tensor, Tensor, Trace | None]:
         """The perceptual stage: images `[B, 3, H, W]` in 0..1 to S `[B, N, D]`, the proposal S0 and the trace."""
         S0, z = self.encoder(X.contiguous(memory_format=torch.channels_last))
+        S0 = S0[:, : self.active]
         if self.refiner is None:
             return S0, S0, None
         S, trace = self.refiner(S0, z)

@@ -27,12 +27,11 @@ class CirclesSettings(InnerLoop, Settings):
     Attributes:
         width, encoder_width: Of decoder and encoder, see `srnlib.models.image.SetAutoencoder`.
         hidden: Width of H_agg's MLP.
-        spread: Factor on the initial weights of the layer that proposes the set. Elements that start close together,
-            compared with the refiner's steps, get almost the same gradients and part late.
         set_size, element_dim, embed_dim: N, D and E.
         size, max_circles, max_radius: Of the images, see `srnlib.data.circles.generate`.
         cells: How many 4x4 cells of an image the loss samples, with weights that keep it unbiased; None for all.
-        curriculum: Of the whole training, the fraction in which the number of circles shown grows from 3 to all.
+        few: Of the whole training, the fraction in which only half of the elements are used and at most half of the
+            circles are shown. With few elements to spare, a circle is sooner drawn by one of them alone.
         train_images: Number of training images.
         val_images, test_images: Number of images for each count of circles.
     """
@@ -40,7 +39,6 @@ class CirclesSettings(InnerLoop, Settings):
     width: int
     encoder_width: int
     hidden: int
-    spread: float = 1.0
     set_size: int = 16
     element_dim: int = 10
     embed_dim: int = 100
@@ -48,7 +46,7 @@ class CirclesSettings(InnerLoop, Settings):
     max_circles: int = 10
     max_radius: int = 11
     cells: int | None = None
-    curriculum: float = 0.0
+    few: float = 0.0
     train_images: int = 64_000
     val_images: int = 32
     test_images: int = 2_000
@@ -64,8 +62,8 @@ class CirclesSettings(InnerLoop, Settings):
     @classmethod
     def laptop(cls, steps: int) -> CirclesSettings:
         """One CPU core, at most three hours: 1/16 of the paper's channels in the decoder, 1/4 in the encoder."""
-        model = {"width": 4, "encoder_width": 16, "hidden": 128, "inner_steps": 8, "spread": 8.0, "detach_init": True}
-        length = {"steps": steps, "warmup": 0.005, "cooldown": 0.4, "curriculum": 0.25, "eval_every": 1000}
+        model = {"width": 4, "encoder_width": 16, "hidden": 128, "inner_steps": 8}
+        length = {"steps": steps, "warmup": 0.005, "cooldown": 0.4, "few": 0.5, "eval_every": 1000}
         return cls(batch_size=16, lr=3e-3, cells=64, **model, **length)
 
     @classmethod
@@ -92,7 +90,7 @@ class Circles(Task):
 
     def settings(self, profile: str, model: str) -> CirclesSettings:
         if profile == "laptop":  # the same core time for both
-            return CirclesSettings.laptop({"srn": 36_000, "baseline": 47_000}[model])
+            return CirclesSettings.laptop({"srn": 58_000, "baseline": 87_000}[model])
         return getattr(CirclesSettings, profile)()
 
     def build(self, model: str, settings: CirclesSettings) -> nn.Module:
@@ -102,10 +100,7 @@ class Circles(Task):
             refiner = settings.refiner(H_agg)
         shape = (settings.width, settings.set_size, settings.element_dim, settings.size)
         embed = {"refiner": refiner, "embed_dim": settings.embed_dim}
-        module = SetAutoencoder(*shape, encoder_width=settings.encoder_width, **embed)
-        with torch.no_grad():
-            module.encoder.propose.weight.mul_(settings.spread)
-        return module
+        return SetAutoencoder(*shape, encoder_width=settings.encoder_width, **embed)
 
     def dataset(self, settings: CirclesSettings, seed: int) -> TensorDataset:
         """Circles `[train_images, max_circles, 4]`; drawing an image takes microseconds, so `loss` does it."""
@@ -113,8 +108,10 @@ class Circles(Task):
 
     def loss(self, module, batch, settings, step) -> tuple[Tensor, dict[str, Tensor]]:
         """Squared error of an image, summed over pixels and channels; mean over the batch."""
-        shown = batch[0][:, : circles_shown(settings, step)].cpu().numpy()
-        X = torch.from_numpy(render(shown, settings.size)).to(batch[0].device).float() / 255
+        elements, circles = shown(settings, step)
+        getattr(module, "module", module).active = elements
+        X = torch.from_numpy(render(batch[0][:, :circles].cpu().numpy(), settings.size))
+        X = X.to(batch[0].device).float() / 255
         if settings.cells is None:
             out = module(X)
             error = (out.image - X).square().flatten(1).sum(dim=1)
@@ -156,10 +153,16 @@ class Circles(Task):
         return {"generator": "srnlib.data.circles.generate", **_kind(settings), **sets}
 
 
-def circles_shown(settings: CirclesSettings, step: int) -> int:
-    """How many circles of a scene a step shows at most: 3 at first, all of them once the curriculum is over."""
-    part = step / (settings.curriculum * settings.steps) if settings.curriculum else 1.0
-    return min(settings.max_circles, 3 + int(part * (settings.max_circles - 2)))
+def shown(settings: CirclesSettings, step: int) -> tuple[int, int]:
+    """How many elements a step uses, and how many circles it shows at most.
+
+    While there are few: half of both, three circles at first; thereafter all.
+    """
+    part = step / (settings.few * settings.steps) if settings.few else 1.0
+    if part >= 1:
+        return settings.set_size, settings.max_circles
+    half = settings.max_circles // 2
+    return settings.set_size // 2, min(half, 3 + int(4 * part * half))
 
 
 def sample_cells(target: Tensor, k: int, background: float = 0.15) -> tuple[Tensor, Tensor]:

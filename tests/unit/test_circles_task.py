@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from srnlib.models.image import patch
-from srnlib.tasks.circles import circles, circles_shown, sample_cells
+from srnlib.tasks.circles import circles, sample_cells, shown
 
 
 def test_sampled_cells_estimate_the_sum_over_all_cells():
@@ -45,12 +45,23 @@ def test_cells_asked_for_are_those_of_the_whole_reconstruction():
     torch.testing.assert_close(part.elements.sum(dim=1), part.image)
 
 
-def test_number_of_circles_grows_from_three_to_all():
+def test_training_begins_with_half_of_the_elements_and_few_circles():
     settings = circles.settings("laptop", "srn")
-    shown = [circles_shown(settings, step) for step in range(settings.steps)]
-    assert shown[0] == 3 and shown == sorted(shown) and set(shown) == set(range(3, 11))
-    assert shown.index(10) < settings.curriculum * settings.steps
-    assert circles_shown(circles.settings("paper", "srn"), 0) == 10
+    plan = [shown(settings, step) for step in range(settings.steps)]
+    assert plan[0] == (8, 3) and plan == sorted(plan) and set(plan) == {(8, 3), (8, 4), (8, 5), (16, 10)}
+    assert plan.index((16, 10)) == settings.few * settings.steps
+    assert shown(circles.settings("paper", "srn"), 0) == (16, 10)
+
+
+def test_few_elements_are_the_first_ones_and_last_until_the_loss_says_otherwise():
+    settings = dataclasses.replace(circles.settings("smoke", "baseline"), few=0.5)
+    module, batch = circles.build("baseline", settings).eval(), circles.dataset(settings, 0)[torch.arange(4)]
+    X = torch.rand(2, 3, 32, 32)
+    all_elements = module(X).S
+    assert torch.isfinite(circles.loss(module, batch, settings, 0)[0])
+    torch.testing.assert_close(module(X).S, all_elements[:, :2])
+    circles.loss(module, batch, settings, settings.steps - 1)
+    torch.testing.assert_close(module(X).S, all_elements)
 
 
 def test_both_models_are_trained_alike():

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from srnlib.set_encoders import FSPool, GraphEncoder, PairSetEncoder, SetEncoder, mlp
+from srnlib.set_encoders import FSPool, GraphEncoder, PairSetEncoder, SetEncoder, largest_first, mlp
 
 SEEDS = st.integers(0, 2**31)
 ENCODERS = (SetEncoder, PairSetEncoder)
@@ -39,6 +39,17 @@ def test_fspool_mask_equals_dropping_the_elements(seed, n, poison):
     np.testing.assert_allclose(pool(x, mask).detach(), [brute_force(pool, s[m]) for s, m in zip(x, mask, strict=True)])
     everything = torch.ones_like(mask)
     torch.testing.assert_close(pool(x.nan_to_num(), everything), pool(x.nan_to_num()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_largest_first_is_a_sort(dtype):
+    torch.manual_seed(0)
+    x = torch.randn(3, 37, 5).to(dtype)
+    x[0, :20] = 0.5  # ties
+    x[1, 7, 2], x[1, 9, 2] = float("inf"), float("-inf")
+    torch.testing.assert_close(largest_first(x), x.sort(dim=1, descending=True).values, rtol=0, atol=0)
+    x = torch.randn(2, 9, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(largest_first, x) and torch.autograd.gradgradcheck(largest_first, x)
 
 
 def test_fspool_by_hand():
