@@ -51,9 +51,9 @@ def train(
     from srnlib import train as training
 
     record = _refusing(training.train, run, device=device, precision=precision, save_minutes=save_minutes, force=force)
-    loop.leave()
     if record:
         _show(record["metrics"])
+    loop.leave()
 
 
 @app.command()

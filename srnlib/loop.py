@@ -9,7 +9,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import os
 import random
+import sys
 import time
 from collections.abc import Callable
 
@@ -52,10 +54,16 @@ def accelerator(device: str = "auto", precision: str = "no") -> Accelerator:
 
 
 def leave() -> None:
-    """End a program of several processes in order: wait for the others, then close what connects them."""
+    """End a program of several processes: wait for the others, close what connects them, and exit; alone, do nothing.
+
+    Without Python's finalisation: gloo's threads may still hold tensors then, and now and then that aborts the program.
+    """
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def learning_rate(step: int, settings: Settings) -> float:
