@@ -49,10 +49,10 @@ def test_overall_iou_by_loops():
     image[0, 0, 0] = [0.0099, 0.01, 0.0101, 0, 1, 0.5]
     true[0, 0, 0] = [1 / 255, 1 / 255, 0, 0, 0.001, 0]
     for b, found in enumerate(overall_iou(torch.from_numpy(image), torch.from_numpy(true)).tolist()):
-        both = either = 0
+        both, either, limit = 0, 0, np.float32(0.01)
         for p, t in zip(image[b].flat, true[b].flat, strict=True):
-            both += p >= 0.01 and t != 0
-            either += p >= 0.01 or t != 0
+            both += p >= limit and t != 0
+            either += p >= limit or t != 0
         assert found == pytest.approx(both / either, abs=1e-6)
     blank = torch.zeros(1, 3, 4, 4)
     assert overall_iou(blank, blank).item() == 1
