@@ -25,16 +25,22 @@ EXTRAS = PROJECT["optional-dependencies"]
 DEPENDENCIES = [*PROJECT["dependencies"], *(spec for name in EXTRAS if name != "all" for spec in EXTRAS[name])]
 
 
+def pinned(constraints: str) -> dict[str, Version]:
+    """The versions of a file of constraints, by lower-case name."""
+    lines = (ROOT / constraints).read_text("utf-8").splitlines()
+    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    assert all([specifier.operator for specifier in pin.specifier] == ["=="] for pin in pins)
+    return {pin.name.lower(): Version(next(iter(pin.specifier)).version) for pin in pins}
+
+
 @pytest.mark.parametrize("text", DEPENDENCIES)
 def test_ranges_are_open_and_tested_versions_lie_inside(text: str):
     requirement = Requirement(text)
-    assert [specifier.operator for specifier in requirement.specifier] == [">="]
-    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
-    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
-    pinned = {pin.name.lower(): pin.specifier for pin in pins}
-    (pin,) = pinned[requirement.name.lower()]
-    assert pin.operator == "=="
-    assert Version(pin.version) in requirement.specifier
+    (bound,) = requirement.specifier
+    assert bound.operator == ">="
+    assert pinned("constraints.txt")[requirement.name.lower()] in requirement.specifier
+    oldest = pinned("constraints-oldest.txt")[requirement.name.lower()]
+    assert oldest in requirement.specifier and str(oldest).startswith(bound.version)
 
 
 def test_conda_environment_says_what_pyproject_says():
