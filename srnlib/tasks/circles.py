@@ -51,6 +51,11 @@ class CirclesSettings(InnerLoop, Settings):
     val_images: int = 32
     test_images: int = 2_000
 
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.few < 1:
+            raise ValueError(f"few must be a fraction of the training, 0 <= few < 1, got {self.few}")
+
     @classmethod
     def smoke(cls) -> CirclesSettings:
         """Seconds, for tests: nothing is learned."""

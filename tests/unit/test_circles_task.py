@@ -53,6 +53,11 @@ def test_training_begins_with_half_of_the_elements_and_few_circles():
     assert shown(circles.settings("paper", "srn"), 0) == (16, 10)
 
 
+def test_few_must_leave_time_for_all_elements():
+    with pytest.raises(ValueError, match="0 <= few < 1, got 1.0"):
+        dataclasses.replace(circles.settings("smoke", "srn"), few=1.0)
+
+
 def test_few_elements_are_the_first_ones_and_last_until_the_loss_says_otherwise():
     settings = dataclasses.replace(circles.settings("smoke", "baseline"), few=0.5)
     module, batch = circles.build("baseline", settings).eval(), circles.dataset(settings, 0)[torch.arange(4)]
