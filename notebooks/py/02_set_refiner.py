@@ -273,7 +273,7 @@ basin = {True: sns.color_palette("colorblind")[2], False: sns.color_palette("col
 
 def draw(ax, starts, steps=200):
     """Contours of L over (s1, s2) and the descent paths from some starts [K, 2, 1]."""
-    ax.contourf(s1, s2, landscape.log10(), levels=12, cmap="Greys_r", vmin=-2, vmax=2)
+    ax.contourf(s1.numpy(), s2.numpy(), landscape.log10().numpy(), levels=12, cmap="Greys_r", vmin=-2, vmax=2)
     ax.plot(grid, grid, color="w", ls="--", lw=1)
     path, z = [starts], z_pair[:1].expand(len(starts), 2)
     for _ in range(steps):
