@@ -24,6 +24,7 @@ from tqdm import tqdm
 from srnlib.tasks import Settings, Task
 
 MOVED = 0.01  # a refiner that moves its set less than this, relative to its norm, has collapsed into a no-op
+TAKEN = 0.1  # one that takes away less than this share of its inner loss moves it in vain
 
 
 @dataclasses.dataclass
@@ -199,10 +200,17 @@ def collapsed(row: dict[str, float]) -> bool:
     return row.get("moved", 1.0) < MOVED
 
 
+def in_vain(row: dict[str, float]) -> bool:
+    """Whether a row of logs shows a refiner that moves its set, but hardly towards z (see notebook 06, section 8)."""
+    return not collapsed(row) and row.get("inner_last", 0.0) > (1 - TAKEN) * row.get("inner_first", math.inf)
+
+
 def describe_row(task: Task, row: dict[str, float]) -> str:
     """A row of the history as one line."""
     line = f"step {row['step']}  {row['core_seconds'] / 60:.1f} core-min  loss {row['loss']:.4g}"
     if "moved" in row:
         line += f"  inner {row['inner_first']:.3g} -> {row['inner_last']:.3g}  moved {row['moved']:.3g}"
     line += "".join(f"  {key} {row[key]:.1f}" for key in task.rows if key in row)
-    return line + ("  (COLLAPSED: the refiner does nothing; raise inner_lr)" if collapsed(row) else "")
+    if collapsed(row):
+        return line + "  (COLLAPSED: the refiner does nothing; raise inner_lr)"
+    return line + ("  (IN VAIN: the inner loss hardly falls; try another inner_lr)" if in_vain(row) else "")

@@ -264,6 +264,15 @@ def test_a_collapsed_refiner_is_flagged(capsys):
     assert record["metrics"]["collapsed"] == 1.0 and "COLLAPSED" in capsys.readouterr().out
 
 
+def test_a_refiner_that_moves_in_vain_is_told():
+    row = {"step": 1, "core_seconds": 0.0, "loss": 1.0, "inner_first": 30.0, "inner_last": 29.0, "moved": 0.3}
+    for changes, says in (({}, "IN VAIN"), ({"inner_last": 26.0}, ""), ({"moved": 0.001}, "COLLAPSED")):
+        line = loop.describe_row(Circles(), row | changes)
+        assert [word for word in ("IN VAIN", "COLLAPSED") if word in line] == ([says] if says else [])
+    plain = {name: row[name] for name in ("step", "core_seconds", "loss")}
+    assert not loop.in_vain(plain) and not loop.collapsed(plain)
+
+
 class Diverging(Circles):
     def __init__(self, what: str):
         self.what = what
