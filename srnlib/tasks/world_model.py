@@ -28,6 +28,7 @@ HORIZONS = (1, 5, 10)
 PIXELS = 50  # side of an observation
 TUNED = {  # of laptop: chosen on validation, seed 0, K = 3
     ("pong", "srn"): {"inner_lr": 0.15},
+    ("space_invaders", "cswm"): {"lr": 1e-3},
     ("space_invaders", "srn"): {"lr": 5e-4, "inner_lr": 0.01},
 }
 
