@@ -413,8 +413,8 @@ for (task, model, changed), found in sorted(TRIED.items()):
 display(Markdown("\n".join(lines)))
 
 # %% [markdown]
-# Notebook 02 found two basins: a refiner that descends, and one that sleeps while the proposal does the work. Each point
-# is a training of an SRN, short ones among them, across how much of its inner loss the refinement takes away.
+# Notebook 02 found two basins: a refiner that descends, and one that sleeps while the proposal does the work. Each
+# point is a training of an SRN, short ones among them, across how much of its inner loss the refinement takes away.
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained", sharey=True)
