@@ -72,7 +72,7 @@ from srnlib.tasks import TASKS
 from srnlib.train import load_module
 
 plots.use_style()
-plt.rcParams["figure.dpi"] = 80
+plt.rcParams["figure.dpi"] = 72
 torch.manual_seed(0)
 MODELS, NAMES, COLOURS = ("baseline", "srn"), plots.NAMES, plots.COLOURS
 print("torch", torch.__version__, "| numpy", np.__version__, "| everything here runs on the CPU")
