@@ -66,7 +66,7 @@ from srnlib.data.clevr_boxes import fill, published
 from srnlib.models.image import patch, unpatch
 from srnlib.runs import Run
 from srnlib.tasks import TASKS
-from srnlib.tasks.circles import sample_cells
+from srnlib.tasks.painting import sample_cells
 from srnlib.train import load_module
 
 plots.use_style()

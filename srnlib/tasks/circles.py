@@ -14,47 +14,29 @@ from srnlib import metrics
 from srnlib.data.circles import generate, masks, render
 from srnlib.models.image import SetAutoencoder, patch
 from srnlib.set_encoders import SetEncoder
-from srnlib.tasks import Settings, Task
-from srnlib.tasks.refining import InnerLoop, refinement
+from srnlib.tasks import Task
+from srnlib.tasks.painting import Painting, sample_cells
+from srnlib.tasks.refining import refinement
 
 EVALUATION_SEED = {"val": 1_000_000, "test": 2_000_000}  # plus the count; above every training seed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CirclesSettings(InnerLoop, Settings):
-    """Settings of Circles.
+class CirclesSettings(Painting):
+    """Settings of Circles, beside `Painting`'s.
 
     Attributes:
-        width, encoder_width: Of decoder and encoder, see `srnlib.models.image.SetAutoencoder`.
-        hidden: Width of H_agg's MLP.
-        set_size, element_dim, embed_dim: N, D and E.
-        size, max_circles, max_radius: Of the images, see `srnlib.data.circles.generate`.
-        cells: How many 4x4 cells of an image the loss samples, with weights that keep it unbiased; None for all.
-        few: Of the whole training, the fraction in which only half of the elements are used and at most half of the
-            circles are shown. With few elements to spare, a circle is sooner drawn by one of them alone.
-        train_images: Number of training images.
+        max_circles, max_radius: Of the images, see `srnlib.data.circles.generate`.
         val_images, test_images: Number of images for each count of circles.
     """
 
-    width: int
-    encoder_width: int
-    hidden: int
-    set_size: int = 16
-    element_dim: int = 10
     embed_dim: int = 100
     size: int = 64
     max_circles: int = 10
     max_radius: int = 11
-    cells: int | None = None
-    few: float = 0.0
     train_images: int = 64_000
     val_images: int = 32
     test_images: int = 2_000
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not 0 <= self.few < 1:
-            raise ValueError(f"few must be a fraction of the training, 0 <= few < 1, got {self.few}")
 
     @classmethod
     def smoke(cls) -> CirclesSettings:
@@ -163,28 +145,11 @@ def shown(settings: CirclesSettings, step: int) -> tuple[int, int]:
 
     While there are few: half of both, three circles at first; thereafter all.
     """
-    part = step / (settings.few * settings.steps) if settings.few else 1.0
+    elements, part = settings.elements(step)
     if part >= 1:
-        return settings.set_size, settings.max_circles
+        return elements, settings.max_circles
     half = settings.max_circles // 2
-    return settings.set_size // 2, min(half, 3 + int(4 * part * half))
-
-
-def sample_cells(target: Tensor, k: int, background: float = 0.15) -> tuple[Tensor, Tensor]:
-    """Draw k cells of each image with replacement, those with a circle more often; sums so weighted are unbiased.
-
-    Args:
-        target: Patches `[B, cells, 48]`.
-        k: Number of draws.
-        background: How often a black cell is drawn, relative to `1 + background` of one with a circle.
-
-    Returns:
-        Indices `[B, k]` and weights `[B, k]`, 1 / (k * probability).
-    """
-    chance = (target.amax(dim=2) > 0).float() + background
-    chance = chance / chance.sum(dim=1, keepdim=True)
-    at = torch.multinomial(chance, k, replacement=True)
-    return at, 1 / (k * chance.gather(1, at))
+    return elements, min(half, 3 + int(4 * part * half))
 
 
 def evaluation_batches(settings: CirclesSettings, n: int, split: str, size: int = 100) -> Iterator[tuple[Tensor, ...]]:

@@ -17,36 +17,24 @@ from srnlib.data.clevr import Clevr, load
 from srnlib.data.clevr_boxes import fill, published
 from srnlib.models.image import SetAutoencoder, patch
 from srnlib.set_encoders import PairSetEncoder
-from srnlib.tasks import Settings, Task
-from srnlib.tasks.circles import sample_cells
-from srnlib.tasks.refining import InnerLoop, refinement
+from srnlib.tasks import Task
+from srnlib.tasks.painting import Painting, sample_cells
+from srnlib.tasks.refining import refinement
 
 SCENES = {"train": 0, "val": 1_000_000, "test": 2_000_000}  # seeds of the scenes; one training set for all runs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ClevrSettings(InnerLoop, Settings):
-    """Settings of CLEVR.
+class ClevrSettings(Painting):
+    """Settings of CLEVR, beside `Painting`'s.
 
     Attributes:
-        width, encoder_width: Of decoder and encoder, see `srnlib.models.image.SetAutoencoder`.
-        hidden: Width of H_agg's MLP.
-        set_size, element_dim, embed_dim: N, D and E.
-        size: Of the images.
-        cells: How many 4x4 cells of an image the loss samples, with weights that keep it unbiased; None for all.
-        train_images, val_images, test_images: Number of images.
+        val_images, test_images: Number of images.
     """
 
-    width: int
-    encoder_width: int
-    hidden: int
-    embed_dim: int
-    set_size: int = 16
-    element_dim: int = 10
     size: int = 128
     inner_steps: int = 5
     inner_lr: float = 8.0
-    cells: int | None = None
     train_images: int = 6_000
     val_images: int = 200
     test_images: int = 1_000
@@ -112,8 +100,17 @@ class ClevrTask(Task):
         return TensorDataset(torch.from_numpy(data.images), torch.from_numpy(data.ids))
 
     def loss(self, module, batch, settings, step) -> tuple[Tensor, dict[str, Tensor]]:
-        """Binary cross-entropy of the image without its background, mean over pixels and channels."""
-        X, Y = tensors(*batch)
+        """Binary cross-entropy of the image without its background, mean over pixels and channels.
+
+        While elements are few, only the half of the batch with the fewest objects is shown (of each process its own).
+        """
+        images, ids = batch
+        active, part = settings.elements(step)
+        getattr(module, "module", module).active = active
+        if part < 1:
+            emptiest = ids.flatten(1).amax(dim=1).argsort(stable=True)[: len(ids) // 2]
+            images, ids = images[emptiest], ids[emptiest]
+        X, Y = tensors(images, ids)
         if settings.cells is None:
             out = module(X)
             error = F.binary_cross_entropy(out.image.clamp(0, 1), Y)

@@ -16,7 +16,7 @@ from srnlib.models.frozen_decoder import FrozenDecoder, ink
 from srnlib.models.image import patch
 from srnlib.runs import Run
 from srnlib.tasks import Settings, Task
-from srnlib.tasks.circles import sample_cells
+from srnlib.tasks.painting import sample_cells
 from srnlib.tasks.sort_of_clevr import EVALUATION_SEED, pixels, sort_of_clevr
 from srnlib.train import load_module
 

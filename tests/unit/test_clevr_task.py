@@ -11,6 +11,7 @@ from srnlib import loop
 from srnlib.data import clevr as data
 from srnlib.data.clevr_boxes import fill, published
 from srnlib.data.clevr_geometry import boxes
+from srnlib.models.image import unpatch
 from srnlib.tasks import TASKS, Settings
 from srnlib.tasks.clevr import ClevrSettings, evaluation_batches, scenes, tensors
 
@@ -52,6 +53,28 @@ def test_both_models_are_trained_alike_and_differ_by_the_refiner():
     parts = [set(smoke(model)[1].state_dict()) for model in TASK.models]
     assert parts[0] < parts[1]
     assert all(name.startswith(("refiner.", "encoder.embed.")) for name in parts[1] - parts[0])
+
+
+def test_training_begins_with_half_of_the_elements_and_the_emptier_half_of_a_batch():
+    settings, module = smoke("baseline", cells=None, few=0.5)
+    images, ids = TASK.dataset(settings, 0)[torch.arange(8)]
+    counts = [len(row.unique()) for row in ids]
+    emptier = sorted(range(8), key=lambda i: counts[i])[:4]
+    assert max(counts[i] for i in emptier) <= min(counts[i] for i in range(8) if i not in emptier)
+    few = TASK.loss(module, (images, ids), settings, 0)[0]
+    assert module(tensors(images, ids)[0]).S.shape[1] == settings.set_size // 2
+    module.active = None
+    torch.testing.assert_close(few, few_loss(module, images[emptier], ids[emptier], settings.set_size // 2))
+    TASK.loss(module, (images, ids), settings, settings.steps - 1)
+    assert module(tensors(images, ids)[0]).S.shape[1] == settings.set_size
+
+
+def few_loss(module, images, ids, elements):
+    """Cross-entropy of what the first `elements` elements paint."""
+    X, Y = tensors(images, ids)
+    S = module.encoder(X)[0][:, :elements]
+    share = module.decoder(S).softmax(dim=1) * module.decoder(S).sigmoid()
+    return nn.functional.binary_cross_entropy(unpatch(share.sum(dim=1)), Y)
 
 
 def test_the_loss_is_the_cross_entropy_of_the_foreground():

@@ -1,0 +1,65 @@
+"""What the tasks that paint images through a set share: which cells the loss looks at, and how many elements paint."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from srnlib.tasks import Settings
+from srnlib.tasks.refining import InnerLoop
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Painting(InnerLoop, Settings):
+    """Settings of Circles and CLEVR.
+
+    Attributes:
+        width, encoder_width: Of decoder and encoder, see `srnlib.models.image.SetAutoencoder`.
+        hidden: Width of H_agg's MLP.
+        set_size, element_dim, embed_dim: N, D and E.
+        size: Of the images.
+        cells: How many 4x4 cells of an image the loss samples, with weights that keep it unbiased; None for all.
+        few: Of the whole training, the fraction in which only half of the elements are used, and images with few
+            objects are shown. With few elements to spare, an object is sooner drawn by one of them alone.
+        train_images: Number of training images.
+    """
+
+    width: int
+    encoder_width: int
+    hidden: int
+    embed_dim: int
+    set_size: int = 16
+    element_dim: int = 10
+    size: int
+    cells: int | None = None
+    few: float = 0.0
+    train_images: int
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.few < 1:
+            raise ValueError(f"few must be a fraction of the training, 0 <= few < 1, got {self.few}")
+
+    def elements(self, step: int) -> tuple[int, float]:
+        """How many elements a step uses, and how far the time of few elements has gone, 1 or more once it is over."""
+        part = step / (self.few * self.steps) if self.few else 1.0
+        return self.set_size if part >= 1 else self.set_size // 2, part
+
+
+def sample_cells(target: Tensor, k: int, background: float = 0.15) -> tuple[Tensor, Tensor]:
+    """Draw k cells of each image with replacement, those with a circle more often; sums so weighted are unbiased.
+
+    Args:
+        target: Patches `[B, cells, 48]`.
+        k: Number of draws.
+        background: How often a black cell is drawn, relative to `1 + background` of one with a circle.
+
+    Returns:
+        Indices `[B, k]` and weights `[B, k]`, 1 / (k * probability).
+    """
+    chance = (target.amax(dim=2) > 0).float() + background
+    chance = chance / chance.sum(dim=1, keepdim=True)
+    at = torch.multinomial(chance, k, replacement=True)
+    return at, 1 / (k * chance.gather(1, at))
