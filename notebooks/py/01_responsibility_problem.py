@@ -87,7 +87,8 @@ print("torch", torch.__version__, "| everything here runs on the CPU")
 # $$V \;\xrightarrow{\;g\;}\; X \;\xrightarrow{\;h\;}\; [v_{\sigma(1)}, \ldots, v_{\sigma(n)}]
 # \qquad g \text{ continuous, } h \text{ exact} \;\Rightarrow\; h \text{ not continuous.}$$
 #
-# The order $\sigma$ is free: $h$ may choose a different one for every input. That is generous, and it does not help.
+# ($\mathcal{S}_n^d$: all sets of n vectors of $\mathbb{R}^d$.) The order $\sigma$ is free: $h$ may choose a different
+# one for every input. That is generous, and it does not help.
 #
 # Our example for $n = d = 2$: two opposite points on a circle, turned by $\theta$ from 0 to $\pi$.
 #
@@ -329,8 +330,8 @@ plt.show()
 #
 # Now train. An MLP reads the picture (64 numbers) and writes two points. The loss is blind to order (`squared_error`:
 # the better of the two matchings, the Hungarian loss for two points), so no order is asked for. (The Chamfer loss is
-# blind to order too; exercise 3 says what the theorem means for it.) Training and test data are the same half turn:
-# nothing is left to generalise. Nine sizes, three seeds each (trained side by side as a batch).
+# blind to order too; exercise 3 asks what the theorem means for such a distance.) Training and test data are the same
+# half turn: nothing is left to generalise. Nine sizes, three seeds each (trained side by side as a batch).
 
 # %%
 fine = torch.linspace(0, math.pi, 7201, dtype=torch.float64)
@@ -403,8 +404,9 @@ plt.show()
 # %% [markdown]
 # Every network of every size breaks, at an angle that its initialisation chooses, with an error of at least 1 there.
 # (The curves end just under the line where the grid of angles straddles the tip; the bisection does not.) To get from
-# one order to the other within an angle $w$, a list must move at a speed of about $1/w$. So all a larger network can do
-# is trade the width of its break for steepness:
+# one order to the other within an angle $w$, a list must move at a speed of about $1/w$: where the error exceeds a
+# half, each row goes from one point's side to the other's, about one radius. So all a larger network can do is trade
+# the width of its break for steepness:
 
 # %%
 fig, ax = plt.subplots(figsize=(7, 4), layout="constrained")
@@ -422,7 +424,7 @@ assert all(s[2] * s[3] > 0.7 for s in study)  # no network gets below the line
 plt.show()
 
 # %% [markdown]
-# Points well above the line have a second, smaller failure elsewhere. A narrow break looks harmless: few inputs fall
+# Points above it cross unevenly. A narrow break looks harmless: few inputs fall
 # into it. But at its tip the list is wrong by a whole radius, and around it a tiny change of the picture changes the
 # list completely. Whatever reasons on the list afterwards meets both.
 #
@@ -592,7 +594,8 @@ plt.show()
 #
 # The paper's way out: do not *compute* the list from the input, *search* for it. Find a set that would encode to the
 # input, $S = \arg\min_{S'} \|H_{agg}(S') - z\|^2$ (Eq. 2), by gradient steps from a first guess $S_0$ (Eq. 3). The
-# quantity that moves continuously is now the energy. Its minimiser need not. The smallest example: tilt a double well.
+# quantity that moves continuously is now the *energy*, the squared difference of z, a code of the input, and
+# $H_{agg}(S')$, a code of the set. Its minimiser need not. The smallest example: tilt a double well.
 
 # %% tags=["nbval-check-output"]
 s = torch.linspace(-1.6, 1.6, 3201, dtype=torch.float64)
@@ -641,16 +644,18 @@ for steps, colour in ((5, "0.75"), (10, "0.5"), (20, "0.25"), (40, "0.0")):
     ax.plot(degrees, error, color=colour, label=f"{steps} gradient steps")
 ax.axhline(1, color="crimson", ls="--", lw=1)
 ax.set(xlabel="theta (degrees)", ylabel="error", xticks=range(0, 181, 45))
-ax.set_title("Searching: the break closes with every step")
+ax.text(1, 1.05, "every continuous list reaches this line somewhere", color="crimson", va="bottom")
+ax.set_title("Searching: the break narrows with every step")
 ax.legend()
 plt.show()
 
 # %% [markdown]
 # Be careful what this says. A *fixed number* of gradient steps is a composition of continuous maps, so the theorem
-# holds for it, and the bound is met. But two solutions are separated by a ridge of the energy, and from there every
-# step multiplies small differences: steepness grows *exponentially with the number of steps*, at no cost in parameters.
-# An MLP has to build it from its weights: compare the slopes in section 5. Only the limit of ever more steps really
-# jumps.
+# holds for it, and the bound is met. (More than met: near the break a longer search ends in two wrong but *distinct*
+# points, which is worse than two equal ones.) But two solutions are separated by a ridge of the energy, and from there
+# every step multiplies small differences: steepness grows *exponentially with the number of steps*, at no cost in
+# parameters. An MLP has to build it from its weights: compare the slopes in section 5. Only the limit of ever more
+# steps really jumps.
 #
 # ## Summary and takeaways
 # - A set has no first element. Turn two points by half a turn: the set returns, a continuous list of it comes back

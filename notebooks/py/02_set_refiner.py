@@ -218,7 +218,9 @@ assert math.isclose(product.sum(), pooled)
 plt.show()
 
 # %% [markdown]
-# **SetEncoder**: $H_{agg}(S) = \mathrm{FSPool}_i(\mathrm{MLP}(s_i) / N)$, the MLP of three layers. It is permutation
+# **SetEncoder**: $H_{agg}(S) = \mathrm{FSPool}_i(\mathrm{MLP}(s_i) / N)$, the MLP of three layers. (Division by N is
+# not in the paper's text but in its released code: FSPool adds N terms, and so they stay of one size.) It is
+# permutation
 # *invariant*: $H_{agg}(PS) = H_{agg}(S)$ for every permutation $P$ of the rows. Hence $L(PS) = L(S)$, and by
 # differentiating both sides with respect to $S$, $P^\top \nabla L(PS) = \nabla L(S)$, that is $\nabla L(PS) = P
 # \nabla L(S)$. The slope is permutation *equivariant*: reorder the proposal, and the same steps are taken in the new
@@ -319,8 +321,8 @@ def descend(place=0.4):
 
 # %% [markdown]
 # The landscape is its own mirror image in the diagonal: both orders of the list, (1, -0.5) and (-0.5, 1), are minima,
-# and the ridge between their basins is the diagonal $s_1 = s_2$. Which one the descent finds is decided by the
-# *proposal*, not by the input. Push the start smoothly over the ridge and the list swaps while the set stays: the
+# and the ridge between their basins is the diagonal $s_1 = s_2$. Which one the descent finds depends on the side of the
+# ridge on which the *proposal* lies. Push the start smoothly over the ridge and the list swaps while the set stays: the
 # discontinuity that notebook 01 asked for. Only a start on the ridge itself fails, since equal elements stay equal.
 # (In a live notebook, drag the slider: it moves the start along the white line.)
 #
@@ -392,7 +394,8 @@ assert wrong["refined from one fixed proposal"] < 0.01 and wrong["network alone"
 # %% [markdown]
 # The refined list follows the points, swaps within a quarter of a degree, and follows them again (errors below
 # $10^{-9}$ are drawn there). The network has to turn one element into the other over a range of angles. Started from
-# the network's proposal, the refiner mends even most of that range, and swaps where the network had its crisis.
+# the network's proposal, the refiner mends even most of that range, and swaps where the network had its crisis. (There
+# no angle shows an error of 1: the window of failure is narrower than our grid of a quarter of a degree.)
 #
 # **But a fixed number of gradient steps is a continuous function too**, so the theorem binds the refiner as well:
 # somewhere it must be wrong by 1. Where? When the points stand at right angles to the proposal: neither order is
@@ -711,17 +714,18 @@ for name, encoder in encoders.items():
 # %% [markdown]
 # **Two basins of training.** With the proposal attached, training itself has two places to settle. In one, the inner
 # loss grows as $z$ and $H_{agg}$ learn to say something, and falls steeply within every call: in a pilot on Circles
-# with 8 elements and inner_lr 1.0, from 1275 to 322 in ten steps. Decomposition comes with it. In the other the
-# proposal does all the work, the inner loss is small and flat, and the model *is* the baseline: 16.53 to 16.52 with
-# 16 elements on larger images at the same inner_lr, and much the same with 8 elements at 0.1. Three ways out: scale
+# with 8 elements and inner_lr 1.0, from 1275 to 322 in ten steps (no record was kept of these first pilots; notebook
+# 06, section 8, shows both basins from records). Decomposition comes with it. In the other the proposal does all the
+# work, the inner loss is small and flat, and the model *is* the baseline: 16.53 to 16.52 with 16 elements on larger
+# images at the same inner_lr, and much the same with 8 elements at 0.1. Three ways that make sleep less likely: scale
 # `inner_lr` with N, detach the proposal, or raise `inner_lr` until the two numbers move.
 
 # %% [markdown]
 # ## Summary and takeaways
 # - The refiner is ten lines: gradient descent on $\lVert H_{agg}(S) - z \rVert^2$, summed over the batch, with the
 #   steps kept differentiable.
-# - $H_{agg}$ is invariant, so the refiner is equivariant, and every order of the set is a minimum. The proposal
-#   chooses the basin; the list jumps between basins while the set stays.
+# - $H_{agg}$ is invariant, so the refiner is equivariant, and every order of the set is a minimum. On which side of the
+#   ridge the proposal lies chooses the order; the list jumps over the ridge while the set stays.
 # - r steps are still a continuous function. The window in which they fail shrinks geometrically with r.
 # - `inner_lr` times `steps` decides, up to a limit; `inner_lr` must grow with N because features are divided by N.
 # - `unroll` is exact; `implicit` keeps memory constant and is accurate once the loop has converged; one-term

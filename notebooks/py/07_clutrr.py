@@ -134,9 +134,9 @@ plt.show()
 
 # %% [markdown]
 # Stories of k = 2, 3, 4 are for training, k = 2 … 10 for testing. The *pattern* of a story is its chain of relations.
-# No pattern of a test story is ever trained on: the model must apply rules to a chain it has not seen. For choosing
-# when to stop, whole patterns are held out of the training stories in the same way, so validation asks what the test
-# asks.
+# Of our generated stories no pattern of the test is ever trained on: the model must apply rules to a chain it has not
+# seen. (In the release this fails for k = 2, whose two test patterns are in the training stories.) For choosing when to
+# stop, whole patterns of k = 3, 4 are held out of the training stories, and single stories of k = 2.
 #
 # ## 2. How do words become a set?
 #
@@ -369,6 +369,8 @@ axes[0].legend()
 plt.show()
 
 # %% [markdown]
+# All three learn; one seed and so few stories do not rank them.
+#
 # ## 7. What do longer trainings give?
 #
 # Three numbers for each model. **Best epoch** is what the paper reports: after every epoch the test stories are
@@ -450,15 +452,15 @@ plt.show()
 
 # %% [markdown]
 # Read the lines of the release with the last one in mind. By the paper's own rule our SRN and GRN reach its numbers.
-# But so does the control, which pads and does not refine, and so does the plain baseline: the published gain of SRN
-# over RN, 5.3 points, is not evidence for refinement. On top of padding, refining the set shows no gain within the
-# spread of three seeds, and costs on stories longer than those trained on; the target of a gain over the control is
-# missed. Refining the graph does better on k = 2, 3, 4, with two seeds so far.
+# But so does the control, which pads and does not refine, and so does the plain baseline, ten points above the paper's
+# (in another setup: one LSTM layer, a third of the width, the query read from the sentences). So the published gain of
+# SRN over RN, 5.3 points, is not reproduced. Padding, which could have been its cause, hardly changes k = 2, 3, 4
+# here. On top of padding, refining the set shows no gain within the spread of three seeds, and costs on stories longer
+# than those trained on. The graph's lead, of two seeds, is within the spread.
 #
 # On generated stories, with their few sentence forms, every model learns all there is at k = 2, 3, 4; they differ in
-# how far they get beyond these lengths. There padding is no help: it replaces a sum that grows with the story by one of
-# 400 pairs, most of them of nothing. Its seeds differ much, and the models that refine the padded set fall furthest
-# behind on long stories.
+# how far they get beyond these lengths. There padding costs, while it helps on long stories of the release; we do not
+# know why. The models that refine the padded set fall furthest behind on long stories.
 #
 # And the refiner with the published inner loop ($\alpha$ = .001, $H_{agg}$ with torch's initial weights)? This run
 # has eight epochs only, a third of the others. It starts asleep; training can make $H_{agg}$ steeper, and the records
@@ -475,7 +477,11 @@ for label, records in (("published inner loop", PUBLISHED), ("ours", RECORDS["cl
         found = [record["metrics"][key] for key in ("acc.mean", "acc.mean_val")] + [unseen]
         print(f"{label:20s} {first:18.2f} % {last:12.2f} %  " + "".join(f"{value:16.1f}" for value in found))
     moved_by = np.mean([record["history"][-1]["moved"] for record in records])
-    assert (moved_by < 0.1) == (label != "ours")
+    assert (moved_by < 5) == (label != "ours")  # percent
+
+# %% [markdown]
+# The published loop wakes up a little as $H_{agg}$ grows steeper, from a thousandth of the set's norm to some percent;
+# ours moves the set far from the first epoch on. Neither is better than the control for it.
 
 # %% [markdown]
 # ## 8. Which sentences does an answer use?
@@ -509,7 +515,8 @@ assert all(right[m, "all facts"] > right[m, f"without fact {i}"] for m in MODELS
 # %% [markdown]
 # The last fact names b and tells b's sex, half of every answer: without it least is left. Without a middle fact many
 # answers stay right, since the others leave few possible. And the strangers, who should not matter, do: every sentence
-# that the models have ever seen lay on the chain. They add up what is said, rather than follow the names from a to b.
+# that the models have ever seen lay on the chain. They may add up what is said, rather
+# than follow the names from a to b.
 #
 # ## 9. What do the refined edges say?
 #
@@ -529,6 +536,7 @@ steps = f"after {len(out.trace.step_norm)} steps"
 for ax, matrix, title in zip(axes, (np.ones((20, 20)), edges), ("before", steps), strict=True):
     image = ax.imshow(matrix[:8, :8], cmap="RdBu_r", vmin=1 - span, vmax=1 + span)
     ax.set(xticks=range(8), yticks=range(8), xticklabels=labels, yticklabels=labels, title=title)
+    ax.set(xlabel="$s_j$", ylabel="$s_i$")
     ax.tick_params(axis="x", rotation=90)
     ax.grid(False)
 fig.colorbar(image, ax=axes, label="weight of the pair")
@@ -539,6 +547,10 @@ print(
     f"padding-sentence {edges[4:, :4].mean():.3f}, padding-padding {pad.mean():.3f}"
 )
 assert np.abs(pad - pad[0, 0]).max() < 1e-4  # padding stays alike
+
+# %% [markdown]
+# The refinement weights pairs of sentences up and pairs of padding down: it notices which elements say something. The
+# picture does not tell which two facts belong together.
 
 # %% [markdown]
 # ## Summary and takeaways
