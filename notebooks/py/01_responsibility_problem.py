@@ -651,11 +651,11 @@ plt.show()
 
 # %% [markdown]
 # Be careful what this says. A *fixed number* of gradient steps is a composition of continuous maps, so the theorem
-# holds for it, and the bound is met. (More than met: near the break a longer search ends in two points at right angles to the true ones, which is
-# worse than two equal points in the middle.) But two solutions are separated by a ridge of the energy, and from there
-# every step multiplies small differences: steepness grows *exponentially with the number of steps*, at no cost in
-# parameters. An MLP has to build it from its weights: compare the slopes in section 5. Only the limit of ever more
-# steps really jumps.
+# holds for it, and the bound is met. (More than met: near the break a longer search ends in two points at right angles
+# to the true ones, which is worse than two equal points in the middle.) But two solutions are separated by a ridge of
+# the energy, and from there every step multiplies small differences: steepness grows *exponentially with the number of
+# steps*, at no cost in parameters. An MLP has to build it from its weights: compare the slopes in section 5. Only the
+# limit of ever more steps really jumps.
 #
 # ## Summary and takeaways
 # - A set has no first element. Turn two points by half a turn: the set returns, a continuous list of it comes back

@@ -515,8 +515,8 @@ for model in MODELS:
           f"rows of the list in use: {len(latent[model][1].unique())}")
 
 # %% [markdown]
-# Locally both are faithful. The difference is global: the baseline's points lie in many islands, the SRN's mostly in one
-# sheet. The paper's two clusters, one for each colour, we do not find. Below, figure 6, for circles of all sizes.
+# Locally both are faithful. The difference is global: the baseline's points lie in many islands, the SRN's mostly in
+# one sheet. The paper's two clusters, one for each colour, we do not find. Below, figure 6, for circles of all sizes.
 
 # %%
 one, rows, _ = circles.generate(250, seed=9, count=1)
