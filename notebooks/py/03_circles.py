@@ -470,10 +470,10 @@ for ax, model in zip(axes, MODELS, strict=True):
 axes[0].set_ylabel("share of the light")
 plt.show()
 
+
 # %% [markdown]
 # A change of the leader is no fault, each model has some; what counts is how long both hold a part of the circle. The
 # SRN's borders are steeper than the baseline's, not upright: eight gradient steps are still a continuous map.
-
 
 # %% [markdown]
 # ## 9. Is the latent space a map of places? (Figures 3 and 6)
