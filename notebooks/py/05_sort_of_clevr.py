@@ -381,8 +381,18 @@ plt.show()
 got = RECORDS["srn"][0]["metrics"]
 change = f"{got['inner.first']:.1f} -> {got['inner.last']:.1f}"
 print(f"inner loss {change}; the set moves by {100 * got['moved']:.0f} % of its norm")
+with torch.no_grad():
+    code = srn.refiner.H_agg(S0)
+spread, of_code = z.std(dim=0).mean(), code.std(dim=0).mean()
+print(f"from image to image a number of z varies by {spread:.2f}, one of the proposal's code by {of_code:.2f}")
+assert of_code < 0.1 * spread
 
 # %% [markdown]
+# So the search fails here: z is far from what any of these sets encodes to, and 20 steps hardly bring it nearer. The
+# code of the proposal is nearly the same for all images: batch norm holds the cells at unit size, and $H_{agg}$
+# averages over 25 of them, while nothing holds z. What the steps do is to add a signal made of z to the set, not to
+# find the set that explains z.
+#
 # ## 8. Do the answers survive a turn?
 #
 # > "We construct an 'easy' input configuration on which both models provide the correct answer with very high
