@@ -474,8 +474,7 @@ plt.show()
 # %% [markdown]
 # A change of the leader is no fault, each model has some; what counts is how long both hold a part of the circle. The
 # SRN's borders are steeper than the baseline's, not upright: eight gradient steps are still a continuous map.
-
-# %% [markdown]
+#
 # ## 9. Is the latent space a map of places? (Figures 3 and 6)
 #
 # > "We grid-sample images with one red or green circle at different locations and plot the latent space of the set
@@ -514,10 +513,6 @@ for model in MODELS:
     print(f"{NAMES[model]:8s}  nearest neighbours: {apart.mean():.1f} pixels apart, {same:.0f} % of the same colour;",
           f"rows of the list in use: {len(latent[model][1].unique())}")
 
-# %% [markdown]
-# Locally both are faithful. The difference is global: the baseline's points lie in many islands, the SRN's mostly in
-# one sheet. The paper's two clusters, one for each colour, we do not find. Below, figure 6, for circles of all sizes.
-
 # %%
 one, rows, _ = circles.generate(250, seed=9, count=1)
 scale = {"x": "viridis", "y": "viridis", "radius": "viridis", "colour": ListedColormap(["red", "limegreen"])}
@@ -534,6 +529,9 @@ plt.show()
 
 
 # %% [markdown]
+# Locally both spaces are faithful. The difference is global: in figure 3 the baseline's points lie in many islands, the
+# SRN's mostly in one sheet. The paper's two clusters, one for each colour, we do not find.
+#
 # ## 10. How long does it take to learn?
 #
 # Success on a small validation set during training, against core-minutes: CPU time of one core, so that the costlier

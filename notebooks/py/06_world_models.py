@@ -139,8 +139,7 @@ with torch.no_grad():
     predicted, seen = net(X, action)
     S = seen.S.unflatten(0, (4, 11))
     masks = net.extractor(X.flatten(0, 1)).flatten(2)  # K masks an observation
-    S0, z = net.encoder(masks), net.embed(masks.flatten(1))
-    refined, _ = net.refiner(S0, z)  # without a refiner, the state is S0
+    refined, _ = net.refiner(net.encoder(masks), net.embed(masks.flatten(1)))  # S0 and z
     one_hot = torch.eye(6)[action[:, 0]].unsqueeze(1).expand(-1, 3, -1)
     first = S[:, 0] + T(S[:, 0], one_hot, net.transition.edge, net.transition.node)
 tensors = {"observations": X, "object masks": seen.masks, "proposed set S0": seen.S0, "refined set S": seen.S}
