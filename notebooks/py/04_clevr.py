@@ -368,8 +368,9 @@ display(Markdown("\n".join(f"- {sentence}." for sentence in verdict())))
 # ## 8. What do the elements look like? (Figures 8 and 9)
 #
 # Ten scenes of the test set, for each model its reconstruction and its 16 elements. They are the first ten, not chosen.
-# **In the first, short trainings these are grey blobs at about the right places**: no colours, no shapes yet, and an
-# element holds pieces of several objects. The paper's figures show whole objects, one an element.
+# **They are still grey blobs**, at the right places and of about the right size, without colours and edges. What
+# differs is who paints what: an element of the SRN more often holds one object, those of the baseline share objects
+# more often (ARI in Table 4). The paper's figures show whole objects in colour, one an element.
 
 # %%
 def decode(model, X):
@@ -459,7 +460,8 @@ plt.show()
 
 # %% [markdown]
 # An element that completes its object is lit in the white and the cyan part, and nowhere else. A blob that is merely
-# too large is lit in the hidden part and in the ring: the two percentages belong together.
+# too large is lit in the hidden part and in the ring: the two percentages belong together. Both models light the hidden
+# part far more than the ring: their blobs are whole, and the SRN's no more so than the baseline's.
 #
 # ## 11. Where do they fail?
 #
@@ -502,6 +504,8 @@ for m in SHOWN:
 # %%
 for record in RECORDS["srn"]:
     m = record["metrics"]
+    early = record["history"][0]
+    print(f"after {early['step']} steps: inner loss {early['inner_first']:.0f} -> {early['inner_last']:.0f}; trained,")
     print(
         f"seed {record['seed']}: inner loss {m['inner.first']:.0f} -> {m['inner.last']:.0f},",
         f"moved {m['moved']:.2f} of the proposal's norm, collapsed: {bool(m['collapsed'])}",
@@ -521,13 +525,16 @@ plt.show()
 
 # %% [markdown]
 # From the dotted line on a model has all 16 elements and sees all scenes: the loss rises there, since the scenes are
-# fuller.
+# fuller. The refiner moves its set all the time, but from a search that takes away most of the inner loss it has become
+# one that takes away little: z has run away from what sets encode to, as in notebook 05. The elements that it helped to
+# separate early stay separate.
 #
 # ## Summary and takeaways
 # - CLEVR asks for more than Circles: leave out a floor with shadows, draw solids, and choose who paints a hidden place.
 # - A metric has a floor and a ceiling. Compute both, with predictions of nothing and of the truth, before you read it.
 # - The published per-object IoU counts empty slots. Over real objects and with exact boxes it says what it seems to.
 # - What an element holds behind another is seen only without the competition of Eq. 4.
+# - A model may separate objects better and reconstruct no better: look at ARI and at overall IoU side by side.
 # - The trainings that ship are short; the table says how short, and how far they are from the paper.
 #
 # ## Exercises
