@@ -389,10 +389,10 @@ display(Markdown("\n".join(f"- {sentence}" for sentence in verdict())))
 # steps, for which the SRN needs more core-minutes (third column). What stands out all the same: in Pong with five
 # objects the SRN is far ahead at every horizon, with both seeds; five steps ahead the SRN's mean is above C-SWM's on
 # both games, by the published rule and under dedup; one step ahead the two are level with three objects, and at ten
-# steps their seeds overlap. In Pong its H@1 with three objects is about the paper's, its MRR a few points below. In
-# Space Invaders both are still far below the paper at five and ten steps: errors compound, and our trainings are a
-# tenth as long. On 2D Shapes the refiner stays behind. The list names the strict measures on which the SRN is below
-# C-SWM; with three objects it is a point or less.
+# steps their seeds overlap. In Space Invaders with five objects the two are level throughout. In Pong its H@1 with
+# three objects is about the paper's, its MRR a few points below. In Space Invaders both are still far below the paper
+# at five and ten steps: errors compound, and our trainings are a tenth as long. On 2D Shapes the refiner stays behind.
+# The list names the strict measures on which the SRN is below C-SWM; with three objects it is a point or less.
 #
 # No trained model collapsed: its H@1 under dedup is that of the published rule. MRR under dedup is even higher, since
 # the copies of a wrong target count once.
