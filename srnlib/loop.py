@@ -139,6 +139,8 @@ def fit(
         seed_everything(seed, p.step, on.process_index)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(p.step, settings)
+        if p.step >= settings.freeze_norm * settings.steps:
+            keep_statistics(wrapped)
         here = batch_indices(len(data), settings.batch_size, seed, p.step)[on.process_index :: on.num_processes]
         batch = tuple(t.to(on.device, non_blocking=True) for t in data[here])
         with on.autocast():
@@ -175,6 +177,13 @@ def fit(
             saved = time.monotonic()
     bar.close()
     return p.history
+
+
+def keep_statistics(module: nn.Module) -> None:
+    """Let batch normalisation use, and no longer change, the running statistics it has; the rest of a module trains."""
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.eval()
 
 
 def new_optimizer(module: nn.Module, settings: Settings) -> torch.optim.Optimizer:

@@ -82,6 +82,11 @@ class Run:
         """The settings as JSON gives them back."""
         return json.loads(json.dumps(dataclasses.asdict(self.settings)))
 
+    def completed(self, config: dict[str, Any]) -> dict[str, Any]:
+        """A stored configuration with the settings that came later, at their defaults: what was done before."""
+        fields = (f for f in dataclasses.fields(self.settings) if f.default is not dataclasses.MISSING)
+        return {f.name: f.default for f in fields if f.name not in config} | config
+
     def command(self, precision: str = "no", processes: int = 1) -> str:
         """The command that trains it."""
         words = ["accelerate", "launch", "--num_processes", str(processes)] if processes > 1 else ["python"]

@@ -94,9 +94,7 @@ def load_module(run: Run, device: str | torch.device = "cpu") -> nn.Module:
         CheckpointError: If there is no such checkpoint, or it is damaged or not of this model.
     """
     _, meta = checkpoints.load(run.checkpoint)
-    there, fields = meta.get("config", {}), dataclasses.fields(run.settings)
-    later = {f.name: f.default for f in fields if f.name not in there and f.default is not dataclasses.MISSING}
-    known = there | later  # the default of a setting that came later is what was done before
+    known = run.completed(meta.get("config", {}))
     if known.keys() != run.config.keys():
         raise checkpoints.CheckpointError(
             f"{run.checkpoint} was trained with another version's settings (they differ in "
@@ -134,7 +132,7 @@ def evaluate(run: Run, *, device: str = "auto", write: bool = False) -> dict[str
 
 def _finished(run: Run, show: bool) -> dict[str, Any]:
     known = json.loads(run.result.read_bytes())
-    _same(run.result, known["config"], run.config)
+    _same(run.result, run.completed(known["config"]), run.config)
     _, meta = checkpoints.load(run.checkpoint)
     if meta["sha256"] != known["checkpoint_sha256"]:
         raise RunError(f"{run.result} and {run.checkpoint} are not of the same training: restore both, or use --force")
@@ -146,7 +144,7 @@ def _finished(run: Run, show: bool) -> dict[str, Any]:
 def _restore(run: Run, identity: dict[str, Any], module: nn.Module, optimizer, best: dict) -> loop.Progress:
     """Put the saved state into module, optimizer and best weights, and return how far it is."""
     tensors, meta = checkpoints.load_state(run.state)
-    _same(run.state, meta["config"] | {k: meta[k] for k in ("precision", "processes")}, run.config | identity)
+    _same(run.state, run.completed(meta["config"]) | {k: meta[k] for k in ("precision", "processes")}, run.config | identity)
     module.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
     best.update({n.removeprefix("best."): t for n, t in tensors.items() if n.startswith("best.")})
     for i, parameter in enumerate(optimizer.param_groups[0]["params"]):

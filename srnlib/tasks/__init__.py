@@ -32,6 +32,8 @@ class Settings:
         weight_decay: Decoupled weight decay.
         clip: Largest norm of the gradient; None for no limit.
         eval_every: Steps between two rows of the history.
+        freeze_norm: Fraction of the steps after which batch normalisation keeps the statistics that it has; 1 for never.
+            In small batches they are noisy, and a network that has to be exact to the pixel cannot learn to be.
     """
 
     steps: int
@@ -42,6 +44,7 @@ class Settings:
     weight_decay: float = 0.0
     clip: float | None = None
     eval_every: int = 500
+    freeze_norm: float = 1.0
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "lr", "eval_every"):
@@ -49,6 +52,8 @@ class Settings:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)!r}")
         if self.warmup < 0 or self.cooldown < 0 or self.warmup + self.cooldown > 1:
             raise ValueError(f"warmup {self.warmup} and cooldown {self.cooldown} must be fractions, together at most 1")
+        if not 0 <= self.freeze_norm <= 1:
+            raise ValueError(f"freeze_norm must be a fraction of the training, 0 to 1, got {self.freeze_norm}")
 
 
 class Task:

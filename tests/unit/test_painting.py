@@ -12,16 +12,32 @@ from srnlib.tasks.painting import sample_cells
 
 def test_sampled_cells_estimate_the_sum_over_all_cells():
     torch.manual_seed(0)
-    target = patch((torch.rand(1, 3, 32, 32) > 0.999).float())  # a few lit pixels, so a few cells with something
-    error = torch.rand(64, dtype=torch.float64)
+    picture = torch.zeros(1, 3, 32, 32)
+    picture[0, 0, 4:20, 4:18] = 1  # whole cells inside, an edge within a column of cells, black cells
+    target = patch(picture)
     at, weight = sample_cells(target.expand(4000, -1, -1), 16)
+    chance = torch.zeros(64).scatter(0, at.flatten(), 1 / (16 * weight.flatten()))
+    assert chance.sum() == pytest.approx(1, rel=1e-5)
+    error = chance * (0.5 + torch.rand(64))  # greater where it is looked for
     estimates = (weight * error[at]).sum(dim=1)
     standard_error = estimates.std() / 4000**0.5
     assert abs(estimates.mean() - error.sum()) < 4 * standard_error
-    lit = target[0].amax(dim=1) > 0
-    assert 0 < lit.sum() < 64
+    lit, edge = (target[0].amax(dim=1) > 0), (target[0, :, :16].amax(dim=1) != target[0, :, :16].amin(dim=1))
+    assert 0 < edge.sum() < lit.sum() < 64
     often = torch.bincount(at.flatten(), minlength=64).float()
-    assert often[lit].mean() / often[~lit].mean() == pytest.approx(1.15 / 0.15, rel=0.1)
+    assert often[lit & ~edge].mean() / often[~lit].mean() == pytest.approx(0.6 / 0.3, rel=0.1)
+    assert often[edge].mean() / often[~lit].mean() == pytest.approx(1.6 / 0.3, rel=0.1)
+    alone = torch.multinomial(chance, 16 * 4000, replacement=True).view(4000, 16)
+    independent = (error[alone] / (16 * chance[alone])).sum(dim=1)
+    assert estimates.std() < 0.9 * independent.std()  # what the marks are for
+
+
+def test_a_cell_with_more_than_its_share_is_always_drawn():
+    picture = torch.zeros(50, 3, 16, 16)
+    picture[:, 1, 5, 5] = 1  # one cell of sixteen has 1.6 of 6.1: more than two marks of eight
+    at, weight = sample_cells(patch(picture), 8)
+    assert ((at == 5).sum(dim=1) >= 2).all()
+    assert (weight * (at == 5)).sum(dim=1).mean() == pytest.approx(1, rel=0.1)
 
 
 @pytest.mark.parametrize("task", ["circles", "clevr"])

@@ -259,6 +259,49 @@ def test_a_setting_that_came_later_has_its_default_in_older_checkpoints():
     assert train.load_module(run).refiner.detach_init is False
 
 
+def test_a_finished_run_of_before_a_setting_is_left_alone(capsys):
+    run = Run.of("circles", "baseline", "smoke", **SHORT)
+    record = train.train(run, show=False)
+    del record["config"]["freeze_norm"]
+    run.result.write_text(json.dumps(record))
+    assert train.train(run) == record and "trained already" in capsys.readouterr().out
+
+
+def statistics(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """All that batch normalisation remembers."""
+    return {name: t.clone() for name, t in module.state_dict().items() if "running_" in name or "num_batches" in name}
+
+
+def test_batch_normalisation_keeps_its_statistics_from_the_asked_step_on():
+    run = Run.of("circles", "baseline", "smoke", **SHORT, freeze_norm=0.5)
+    seen = []
+
+    class Watched(Circles):
+        def loss(self, module, batch, settings, step):
+            seen.append((step, statistics(module), module.decoder.project_norm.training, module.training))
+            return super().loss(module, batch, settings, step)
+
+    module = run.task.build(run.model, run.settings)
+    loop.fit(Watched(), module, run.settings, 0, show=False)
+    last = statistics(module)
+    assert last and [training for _, _, training, _ in seen] == [True] * 6 + [False] * 6
+    assert all(whole for *_, whole in seen)  # the rest of the module trains on, also after an evaluation
+    for step, before, *_ in seen:
+        assert all(torch.equal(before[name], last[name]) for name in last) == (step >= 6)
+    with pytest.raises(ValueError, match="0 to 1, got 1.5"):
+        dataclasses.replace(run.settings, freeze_norm=1.5)
+
+
+def test_frozen_normalisation_resumes_to_the_bit(tmp_path, monkeypatch):
+    changes = SHORT | {"freeze_norm": 0.5}
+    whole = train.train(Run.of(Fragile(), "srn", "smoke", **changes), show=False)
+    monkeypatch.setenv("SRNLIB_DATA", str(tmp_path / "other"))
+    broken = Run.of(Fragile(9), "srn", "smoke", **changes)
+    with pytest.raises(Interrupted):
+        train.train(broken, save_minutes=0, show=False)
+    assert what_counts(train.train(broken, show=False)) == what_counts(whole)
+
+
 def test_a_collapsed_refiner_is_flagged(capsys):
     record = train.train(Run.of("circles", "srn", "smoke", **SHORT, inner_lr=1e-6))
     assert record["metrics"]["collapsed"] == 1.0 and "COLLAPSED" in capsys.readouterr().out
