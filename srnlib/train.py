@@ -144,7 +144,8 @@ def _finished(run: Run, show: bool) -> dict[str, Any]:
 def _restore(run: Run, identity: dict[str, Any], module: nn.Module, optimizer, best: dict) -> loop.Progress:
     """Put the saved state into module, optimizer and best weights, and return how far it is."""
     tensors, meta = checkpoints.load_state(run.state)
-    _same(run.state, run.completed(meta["config"]) | {k: meta[k] for k in ("precision", "processes")}, run.config | identity)
+    there = run.completed(meta["config"]) | {k: meta[k] for k in ("precision", "processes")}
+    _same(run.state, there, run.config | identity)
     module.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
     best.update({n.removeprefix("best."): t for n, t in tensors.items() if n.startswith("best.")})
     for i, parameter in enumerate(optimizer.param_groups[0]["params"]):

@@ -32,8 +32,8 @@ class Settings:
         weight_decay: Decoupled weight decay.
         clip: Largest norm of the gradient; None for no limit.
         eval_every: Steps between two rows of the history.
-        freeze_norm: Fraction of the steps after which batch normalisation keeps the statistics that it has; 1 for never.
-            In small batches they are noisy, and a network that has to be exact to the pixel cannot learn to be.
+        freeze_norm: Fraction of the steps after which batch normalisation keeps the statistics it has; 1 for never. In
+            small batches they are noisy, and a network that has to be exact to the pixel cannot learn to be.
     """
 
     steps: int
