@@ -20,7 +20,7 @@ Seed = Annotated[int, typer.Option(help="Seed of weights, data and their order."
 _SET = typer.Option("--set", help="Change a setting, e.g. steps=100; may be repeated.", metavar="NAME=VALUE")
 Set = Annotated[list[str] | None, _SET]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-Threads = Annotated[int | None, typer.Option(help="CPU threads; torch's choice if not given.", min=1)]
+Threads = Annotated[int, typer.Option(help="CPU threads. These models are small: more than one slows them.", min=1)]
 
 
 @app.callback()
@@ -37,7 +37,7 @@ def train(
     overrides: Set = None,
     device: Device = "auto",
     precision: Annotated[str, typer.Option(help="no (float32) or bf16.")] = "no",
-    threads: Threads = None,
+    threads: Threads = 1,
     save_minutes: Annotated[float, typer.Option(help="Minutes between two saved states.", min=0)] = 3.0,
     force: Annotated[bool, typer.Option("--force", help="Start again, discarding what is there.")] = False,
 ) -> None:
@@ -64,7 +64,7 @@ def evaluate(
     seed: Seed = 0,
     overrides: Set = None,
     device: Device = "auto",
-    threads: Threads = None,
+    threads: Threads = 1,
     write: Annotated[bool, typer.Option("--write", help="Put the metrics into the run's record.")] = False,
 ) -> None:
     """Evaluate a trained model on the fixed test set."""
@@ -137,15 +137,14 @@ def _task(name: str):
         raise typer.BadParameter(str(error)) from error
 
 
-def _run(task: str, model: str, profile: str, seed: int, overrides: list[str] | None, threads: int | None = None):
+def _run(task: str, model: str, profile: str, seed: int, overrides: list[str] | None, threads: int = 1):
     """The run that the options name; a wrong name ends the program with the right ones and code 2."""
     import torch
 
     from srnlib.runs import Run
     from srnlib.tasks import UnknownName
 
-    if threads:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads)
     pairs = [text.partition("=") for text in overrides or []]
     for name, equals, _ in pairs:
         if not equals:
