@@ -144,9 +144,8 @@ class ClevrTask(Task):
         return {name: float(torch.cat(values).mean()) for name, values in scores.items()}
 
     def describe(self, settings: ClevrSettings, seed: int) -> dict[str, Any]:
-        """How the images are made; `dataset` and `evaluate` keep them in the cache."""
-        counts = {split: getattr(settings, f"{split}_images") for split in SCENES}
-        sets = {split: f"{n} scenes, seed {SCENES[split]}" for split, n in counts.items()}
+        """How the scenes are made; those not in the cache yet are drawn."""
+        sets = {split: f"{len(scenes(settings, split))} scenes, seed {first}" for split, first in SCENES.items()}
         return {"generator": "srnlib.data.clevr.generate", "size": settings.size, **sets}
 
 
