@@ -227,8 +227,8 @@ for profile in ("laptop", "paper"):
 # a kind there are, and so the likelier answer). Our `laptop` profile starts better than D.1: Kaiming's
 # initialisation, the mean over pairs batch-normalised in place of the sum, the negative of the image (so that white
 # is 0), and larger places and questions at the start. Here a few seconds of it, on non-relational questions only.
-# Compare with guessing: half of *left* and *top*, and two thirds of *shape* for one who only counts (section 5). Seconds
-# are enough to see the loss fall; to bind shapes to colours takes minutes (section 6).
+# Compare with guessing: half of *left* and *top*, and two thirds of *shape* for one who only counts (section 5).
+# Seconds are enough to see the loss fall; to bind shapes to colours takes minutes (section 6).
 
 # %%
 small = {"steps": 90, "relational": 0.0, "eval_every": 30, "val_images": 25, "val_scenes": 1, "train_images": 5_000}
@@ -249,9 +249,10 @@ assert not loop.collapsed(history["srn"][-1])  # the refiner moves its set
 # ## 5. How well do they answer after a longer training?
 #
 # The line `PROFILE` chooses whose checkpoints and records are shown. `laptop` is what ships: the paper's data, cells
-# and questions, a narrower g and $H_{agg}$, one CPU core. The lines below say how long these trainings were and how many
-# (n); the paper has 50 epochs and five trainings of each model. Learning rates come from short trials on validation: a
-# model with a refiner did not bear RN's. The weights tested are those of the best relational accuracy on validation.
+# and questions, a narrower g and $H_{agg}$, one CPU core. The lines below say how long these trainings were and how
+# many (n); the paper has 50 epochs and five trainings of each model. Learning rates come from short trials on
+# validation: a model with a refiner did not bear RN's. The weights tested are those of the best relational accuracy on
+# validation.
 
 # %% tags=["nbval-check-output"]
 PROFILE = "laptop"
@@ -331,7 +332,8 @@ lines.append("| counting only | " + " | ".join(f"{v:.0f}" for v in PLATEAU.value
 for m in MODELS:
     above = {k: np.mean(ours_of(m, k)) - v for k, v in PLATEAU.items()}
     lines.append(f"| {NAMES[m]}, above it | " + " | ".join(f"{v:+.0f}" for v in above.values()) + " |")
-    print(f"{NAMES[m]:8s} less than 10 points above:", ", ".join(k for k in data.KINDS if above[k] < 10) or "none")
+    stuck = ", ".join(k for k in data.KINDS if above[k] < 10) or "none"
+    print(f"{NAMES[m]:8s} less than 10 points above counting: {stuck}")
 display(Markdown("\n".join(lines)))
 
 # %% [markdown]
@@ -376,17 +378,15 @@ for key, colour in zip(published, plt.rcParams["axes.prop_cycle"].by_key()["colo
     left.plot(found, at, "o-", color=colour, label=key)
     left.plot((0, 5), published[key], "*", color=colour, markersize=10, markeredgecolor="black")
     print(f"{key:8s} without steps {at[0]:.0f} %, with {trained_for} {np.mean(ours_of('srn', key)):.0f} %",
-          "(paper: {} %, {} %)".format(*published[key]))
+          f"(paper: {published[key][0]} %, {published[key][1]} %)")
 left.set(xlabel="refinement steps at test time", ylabel="right, %", ylim=(0, 104), title="Stars: the paper")
-left.set_xticks(range(0, 21, 5))
 left.axvline(trained_for, color=COLOURS["paper"], linestyle="--", label="steps in training")
 left.legend()
 TRAINED = {m: load_module(Run.of("sort_of_clevr", m, PROFILE)) for m in MODELS}
 srn, test = TRAINED["srn"], torch.from_numpy(data.generate(100, 2_000_000)[0]).float() / 255
 with torch.no_grad():
-    S0, z = srn.encoder(test)
-    code = srn.refiner.H_agg(S0)
-    S, trace = refine(S0, z, srn.refiner.H_agg, **srn.refiner.settings() | {"steps": 20})
+    (S0, z), H_agg = srn.encoder(test), srn.refiner.H_agg
+    (S, trace), code = refine(S0, z, H_agg, **srn.refiner.settings() | {"steps": 20}), H_agg(S0)
 low, middle, high = trace.inner_loss.quantile(torch.tensor([0.1, 0.5, 0.9]), dim=1)
 right.plot(middle, color=COLOURS["srn"])
 right.fill_between(range(21), low, high, color=COLOURS["srn"], alpha=0.2, linewidth=0)
@@ -394,7 +394,8 @@ right.set(xlabel="refinement step", ylabel="inner loss", yscale="log", title="Me
 right.axvline(trained_for, color=COLOURS["paper"], linestyle="--")
 plt.show()
 first, last, moved = (RECORDS["srn"][0]["metrics"][key] for key in ("inner.first", "inner.last", "moved"))
-print(f"inner loss {first:.0f} -> {last:.0f}, {100 - 100 * last / first:.0f} % taken away; set moved by {moved:.2f} norms")
+taken = f"{100 - 100 * last / first:.0f} % taken away"
+print(f"inner loss {first:.0f} -> {last:.0f}, {taken}; the set moves by {100 * moved:.0f} % of its norm")
 spread, of_code = z.std(dim=0).mean(), code.std(dim=0).mean()
 print(f"from image to image a number of z varies by {spread:.2f}, one of H_agg(S0) by {of_code:.2f}")
 assert of_code < 0.1 * spread
@@ -402,9 +403,9 @@ assert of_code < 0.1 * spread
 # %% [markdown]
 # The left figure says whether the answers need the steps; the right one and the last lines say what the steps do. A
 # search takes away most of the inner loss. Here it has a hard goal: what the proposals encode to is nearly the same for
-# all images (batch norm holds the cells at unit size, and $H_{agg}$ averages over 25 of them), while nothing holds z. If
-# only a small part is taken away, the steps do not find a set that explains z: they add a signal made of z to the set,
-# and the relations learn to read it.
+# all images (batch norm holds the cells at unit size, and $H_{agg}$ averages over 25 of them), while nothing holds z.
+# If only a small part is taken away, the steps do not find a set that explains z: they add a signal made of z to the
+# set, and the relations learn to read it.
 #
 # ## 8. Do the answers survive a turn?
 #
@@ -478,8 +479,8 @@ display(Markdown("\n".join(lines)))
 # > the end of training (93.7% vs. 95.1% respectively). Still, the SRN performs better on both [...] robustness
 # > tasks."
 #
-# The same question to our histories: take SRN's last row whose relational accuracy on validation is below RN's best (its
-# very last, if it never gets so far), and compare the share of rotations that are right.
+# The same question to our histories: take SRN's last row whose relational accuracy on validation is below RN's best
+# (its very last, if it never gets so far), and compare the share of rotations that are right.
 
 # %%
 for seed, (base, ref) in enumerate(zip(RECORDS["rn"], RECORDS["srn"], strict=False)):
@@ -497,9 +498,9 @@ for seed, (base, ref) in enumerate(zip(RECORDS["rn"], RECORDS["srn"], strict=Fal
 # > "We fill the background with 5 background rectangles with random color, height, and width. Note that without a
 # > task, it would seem like there are now 11 'objects' in this scene."
 #
-# `python -m srnlib train sort_of_clevr --model srn --set clutter=true` trains on it, `--model rn` likewise. Whatever has
-# been trained is in the table; a dash stands for a number that is not there. The paper's numbers are after 20 epochs.
-# Its sentence gives two relational ones, and names RN only; we take the second for that of RN + SRN.
+# `python -m srnlib train sort_of_clevr --model srn --set clutter=true` trains on it, `--model rn` likewise. Whatever
+# has been trained is in the table; a dash stands for a number that is not there. The paper's numbers are after 20
+# epochs. Its sentence gives two relational ones, and names RN only; we take the second for that of RN + SRN.
 
 # %%
 cluttered, *_ = data.generate(5, seed=3, clutter=True)
@@ -537,8 +538,8 @@ display(Markdown(results.table(decode, PROFILE)))
 blank = DECODED["rn"][0]["metrics"]["error.blank"]
 part = {m: 100 * np.mean([r["metrics"]["error.train"] for r in DECODED[m]]) / blank for m in MODELS}
 c = DECODED["rn"][0]["config"]
-print("of a blank sheet's error", " and ".join(f"{NAMES[m]} leaves {v:.0f} %" for m, v in part.items()), end="; ")
-print(f"{c['steps']} steps on {c['train_images']} images (paper: 50 epochs of 10,000)")
+print("of a blank sheet's error", " and ".join(f"{NAMES[m]} leaves {v:.0f} %" for m, v in part.items()))
+print(f"{c['steps']} steps of {c['batch_size']} on {c['train_images']} images (paper: 50 epochs of 10,000)")
 print("the paper does not say the unit of its 5000 and 773")
 PAINTERS = {m: load_module(Run.of("sort_of_clevr_decode", m, PROFILE)) for m in MODELS}
 some = torch.from_numpy(data.generate(3, DECODED["rn"][0]["config"]["source_seed"])[0]).float() / 255
