@@ -632,9 +632,9 @@ plt.show()
 #
 # **Quiet statistics** (`freeze_norm`, section 3). The first table below is of short trainings, 6,000 steps, of both
 # models: statistics frozen after a tenth of them or never, one seed, all else as shipped, tested on 200 images for each
-# count. `benchmarks/frozen_norm.py` shows the same on the decoder alone, told where its circle is: noise in its
-# statistics triples its error, and batches of 64 do not help. Before we knew, we took what the noise left for a lack of
-# capacity, of training, or of a better loss; the second table holds those trials.
+# count. `benchmarks/frozen_norm.py` shows the same on the decoder alone, told where its circle is: most of its error is
+# the noise's, and batches four times as large do not mend it. Before we knew, we took what the noise left for a lack
+# of capacity, of training, or of a better loss; the second table holds those trials.
 #
 # **Few elements to spare** (`few`). Sixteen elements and one circle leave fifteen that can help to draw it, and while
 # the decoder draws badly, two elements together draw a circle better than one. With eight elements and up to five
