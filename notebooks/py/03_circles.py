@@ -479,8 +479,8 @@ plt.show()
 
 
 # %% [markdown]
-# A change of the leader is no fault, each model has some; what counts is how long both hold a part of the circle. The
-# SRN's borders are steeper than the baseline's, not upright: eight gradient steps are still a continuous map.
+# A change of the leader is no fault; what counts is how long both hold a part of the circle. And no border is upright,
+# where there is one: eight gradient steps are still a continuous map.
 #
 # ## 9. Is the latent space a map of places? (Figures 3 and 6)
 #
@@ -536,8 +536,8 @@ plt.show()
 
 
 # %% [markdown]
-# Locally both spaces are faithful. The difference is global: in figure 3 the baseline's points lie in many islands, the
-# SRN's mostly in one sheet. The paper's two clusters, one for each colour, we do not find.
+# Locally both spaces are faithful. The difference is global: in figure 3 the baseline's points lie in several islands,
+# the SRN's in something like a sheet with the order of the grid, though many rows of its list are in use.
 #
 # ## 10. How long does it take to learn?
 #
@@ -623,8 +623,8 @@ plt.show()
 # %% [markdown]
 # The last figure shows one image, the one of the 60 whose smallest circle is largest: above, its responsibilities after
 # so many steps, below, its elements. At 0 steps we see the proposal alone, as the network made it, which is not drawn
-# well at all; the last column goes on for twice as many steps as in training. A circle that is split after the trained
-# number of steps may stay split: refining longer helps little, and much longer hurts.
+# well at all; the last column goes on for twice as many steps as in training. Beyond the trained number of steps little
+# changes: a circle that is split there mostly stays split.
 #
 # ## Appendix: what makes it decompose?
 #

@@ -232,10 +232,10 @@ print(f"from one pixel too wide to the exact outline: {wide - grey:.3f}")
 print(f"from there to all colours and shading: {grey - true:.3f}")
 assert list(paid.values()) == sorted(paid.values()) and wide - grey > grey - true
 
+
 # %% [markdown]
 # All colours and shading together are worth less than one pixel of outline. So do not expect colours before the
 # outlines are sharp; section 8 measures how far ours have come.
-
 
 # %% [markdown]
 # ## 4. What does Table 4 measure?
