@@ -8,6 +8,7 @@ Run: python benchmarks/frozen_norm.py
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 
@@ -15,10 +16,11 @@ import torch
 from torch import Tensor
 
 from srnlib.data.circles import generate
-from srnlib.loop import keep_statistics
+from srnlib.loop import keep_statistics, learning_rate, new_optimizer
 from srnlib.models.image import SetDecoder, superimpose, unpatch
+from srnlib.tasks import Settings
 
-STEPS, LR, TRAINED = 1500, 3e-3, 20_000
+TRAINED = 20_000  # of the images; the others are tested on
 
 
 def element(circles: Tensor) -> Tensor:
@@ -28,24 +30,23 @@ def element(circles: Tensor) -> Tensor:
     return torch.stack([x, y, r, colour, *waves], dim=1).unsqueeze(1)
 
 
-def learn(images: Tensor, circles: Tensor, batch: int, freeze: float) -> tuple[float, float]:
+def learn(images: Tensor, circles: Tensor, settings: Settings) -> tuple[float, float]:
     """The error on images that were not trained on, and CPU seconds."""
     torch.manual_seed(0)
     decoder = SetDecoder(4, 10).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.Adam(decoder.parameters(), lr=LR, betas=(0.9, 0.99))
-    began = time.process_time()
+    optimizer, began = new_optimizer(decoder, settings), time.process_time()
 
     def error(at: Tensor) -> Tensor:
         image = unpatch(superimpose(decoder(element(circles[at])))).sum(dim=1)
         return (image - images[at].float() / 255).square().flatten(1).sum(dim=1).mean()
 
-    for step in range(STEPS):
-        if step >= freeze * STEPS:
+    for step in range(settings.steps):
+        if step >= settings.freeze_norm * settings.steps:
             keep_statistics(decoder)
         for group in optimizer.param_groups:
-            group["lr"] = LR * min(1, (step + 1) / 100) * (1 + math.cos(math.pi * step / STEPS)) / 2
+            group["lr"] = learning_rate(step, settings)
         optimizer.zero_grad()
-        error(torch.randint(TRAINED, (batch,))).backward()
+        error(torch.randint(TRAINED, (settings.batch_size,))).backward()
         optimizer.step()
     seconds = time.process_time() - began
     with torch.no_grad():
@@ -59,7 +60,10 @@ def main() -> None:
     images, circles = torch.from_numpy(images), torch.from_numpy(circles[:, 0]).float()
     print("batch     noisy    frozen   ratio   CPU seconds each")
     for batch in (16, 64):
-        (noisy, _), (frozen, seconds) = (learn(images, circles, batch, freeze) for freeze in (1.0, 1 / 6))
+        recipe = Settings(steps=1500, batch_size=batch, lr=3e-3, warmup=0.05, cooldown=0.95)
+        (noisy, _), (frozen, seconds) = (
+            learn(images, circles, dataclasses.replace(recipe, freeze_norm=freeze)) for freeze in (1.0, 1 / 6)
+        )
         print(f"{batch:5d}  {noisy:8.1f}  {frozen:8.1f}  {noisy / frozen:6.1f}   {seconds:8.0f}")
 
 

@@ -188,7 +188,7 @@ print("convolution = matrix product, and F(S) does not depend on the order: chec
 # same number of steps on the same images.
 #
 # One setting is worth a look: `freeze_norm`. Batch normalisation divides by the statistics of its batch, and those of a
-# dozen images are noisy; a decoder that must put an edge on the exact pixel cannot learn it under such noise. So after
+# dozen images are noisy; a decoder that must put an edge on the exact pixel learns it worse under such noise. So after
 # a fifth of these steps the statistics stay as they are, and the rest of the network trains on. The third training
 # below is the baseline without that. (In the longer trainings it gives much less; the appendix has the test.)
 
@@ -642,7 +642,7 @@ plt.show()
 # circles the same core time gives more decompositions, at half the cost of a step. So a `laptop` training begins so.
 #
 # **Looking where the errors are.** The loss takes 64 of an image's 256 cells; drawn systematically, those with an edge
-# most often, they estimate it with half the noise that independent draws had.
+# most often, they estimate it with less noise than independent draws (a test asserts it).
 #
 # The second table holds earlier trials, of a throw-away script: one seed, 128 images a count unless noted (so give or
 # take four points), all with noisy statistics unless it says otherwise. Bounding z (batch norm, layer norm of both

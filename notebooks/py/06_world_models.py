@@ -391,7 +391,7 @@ display(Markdown("\n".join(f"- {sentence}" for sentence in verdict())))
 # steps their seeds overlap. In Space Invaders with five objects the two are level throughout. In Pong its H@1 with
 # three objects is about the paper's, its MRR a few points below. In Space Invaders both are still far below the paper
 # at five and ten steps: errors compound, and our trainings are a tenth as long. On 2D Shapes the two are level, with a
-# refiner that hardly moves its set; larger inner rates move it more and predict worse, or not from every seed.
+# refiner that hardly moves its set; at the greatest inner rates of section 8 it predicts worse, or not from every seed.
 # The list names the strict measures on which the SRN is below C-SWM; with three objects it is a point or less.
 #
 # No trained model collapsed: its H@1 under dedup is that of the published rule. MRR under dedup is even higher, since

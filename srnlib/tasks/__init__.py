@@ -33,7 +33,7 @@ class Settings:
         clip: Largest norm of the gradient; None for no limit.
         eval_every: Steps between two rows of the history.
         freeze_norm: Fraction of the steps after which batch normalisation keeps the statistics it has; 1 for never. In
-            small batches they are noisy, and a network that has to be exact to the pixel cannot learn to be.
+            small batches they are noisy; what that costs and what freezing gives is in notebook 03.
     """
 
     steps: int

@@ -52,8 +52,7 @@ def sample_cells(target: Tensor, k: int, background: float = 0.3, inside: float 
     """Draw k cells of each image, those with an edge most often; sums so weighted are unbiased.
 
     The draw is systematic: k evenly spaced marks with one random offset, on the line of all chances end to end. A cell
-    whose chance exceeds 1 / k is drawn every time. With a trained model's errors the estimate varies half as much as
-    with independent draws that do not look for edges.
+    whose chance exceeds 1 / k is drawn every time, so the estimate varies less than with independent draws.
 
     Args:
         target: Patches `[B, cells, 48]` (three channels of 4 x 4 pixels) in 0..1.
