@@ -49,8 +49,8 @@ class CirclesSettings(Painting):
     @classmethod
     def laptop(cls, steps: int) -> CirclesSettings:
         """One CPU core, at most three hours: 1/16 of the paper's channels in the decoder, 1/4 in the encoder."""
-        model = {"width": 4, "encoder_width": 16, "hidden": 128, "inner_steps": 8}
-        length = {"steps": steps, "warmup": 0.005, "cooldown": 0.5, "few": 0.6, "freeze_norm": 0.01, "eval_every": 2000}
+        model = {"width": 4, "encoder_width": 16, "hidden": 128, "set_size": 10, "inner_steps": 8}
+        length = {"steps": steps, "warmup": 0.005, "cooldown": 0.5, "few": 0.7, "freeze_norm": 0.01, "eval_every": 2000}
         return cls(batch_size=16, lr=3e-3, clip=500.0, cells=64, **model, **length)
 
     @classmethod
@@ -77,7 +77,7 @@ class Circles(Task):
 
     def settings(self, profile: str, model: str) -> CirclesSettings:
         if profile == "laptop":  # the same core time for both
-            return CirclesSettings.laptop({"srn": 64_000, "baseline": 110_000}[model])
+            return CirclesSettings.laptop({"srn": 80_000, "baseline": 125_000}[model])
         return getattr(CirclesSettings, profile)()
 
     def build(self, model: str, settings: CirclesSettings) -> nn.Module:

@@ -21,8 +21,9 @@ class Painting(InnerLoop, Settings):
         set_size, element_dim, embed_dim: N, D and E.
         size: Of the images.
         cells: How many 4x4 cells of an image the loss samples, with weights that keep it unbiased; None for all.
-        few: Of the whole training, the fraction in which only half of the elements are used, and images with few
+        few: Of the whole training, the fraction in which only `few_size` elements are used, and images with few
             objects are shown. With few elements to spare, an object is sooner drawn by one of them alone.
+        few_size: See above.
         train_images: Number of training images.
     """
 
@@ -35,6 +36,7 @@ class Painting(InnerLoop, Settings):
     size: int
     cells: int | None = None
     few: float = 0.0
+    few_size: int = 8
     train_images: int
 
     def __post_init__(self):
@@ -45,7 +47,7 @@ class Painting(InnerLoop, Settings):
     def elements(self, step: int) -> tuple[int, float]:
         """How many elements a step uses, and how far the time of few elements has gone, 1 or more once it is over."""
         part = step / (self.few * self.steps) if self.few else 1.0
-        return self.set_size if part >= 1 else self.set_size // 2, part
+        return self.set_size if part >= 1 else min(self.few_size, self.set_size), part
 
 
 def sample_cells(target: Tensor, k: int, background: float = 0.3, inside: float = 0.3) -> tuple[Tensor, Tensor]:
