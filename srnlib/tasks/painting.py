@@ -43,6 +43,8 @@ class Painting(InnerLoop, Settings):
         super().__post_init__()
         if not 0 <= self.few < 1:
             raise ValueError(f"few must be a fraction of the training, 0 <= few < 1, got {self.few}")
+        if self.few_size < 1:
+            raise ValueError(f"few_size must be 1 or more, got {self.few_size}")
 
     def elements(self, step: int) -> tuple[int, float]:
         """How many elements a step uses, and how far the time of few elements has gone, 1 or more once it is over."""

@@ -41,11 +41,12 @@ def test_a_cell_with_more_than_its_share_is_always_drawn():
 
 
 @pytest.mark.parametrize("task", ["circles", "clevr"])
-def test_half_of_the_elements_until_few_is_over(task):
-    settings = dataclasses.replace(TASKS[task].settings("smoke", "srn"), few=0.5, steps=20, set_size=4)
-    assert [settings.elements(step)[0] for step in range(20)] == [2] * 10 + [4] * 10
+def test_few_elements_until_few_is_over(task):
+    settings = dataclasses.replace(TASKS[task].settings("smoke", "srn"), few=0.5, few_size=3, steps=20, set_size=4)
+    assert [settings.elements(step)[0] for step in range(20)] == [3] * 10 + [4] * 10
     assert settings.elements(5)[1] == 0.5 and settings.elements(10)[1] == 1
     assert dataclasses.replace(settings, few=0.0).elements(0)[0] == 4
+    assert dataclasses.replace(settings, few_size=9).elements(0)[0] == 4  # there are no more
 
 
 @pytest.mark.parametrize("task", ["circles", "clevr"])
@@ -53,3 +54,8 @@ def test_half_of_the_elements_until_few_is_over(task):
 def test_few_must_leave_time_for_all_elements(task, few):
     with pytest.raises(ValueError, match=f"0 <= few < 1, got {few}"):
         dataclasses.replace(TASKS[task].settings("smoke", "srn"), few=few)
+
+
+def test_some_element_must_paint():
+    with pytest.raises(ValueError, match="few_size must be 1 or more, got 0"):
+        dataclasses.replace(TASKS["circles"].settings("smoke", "srn"), few_size=0)
