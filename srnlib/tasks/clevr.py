@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -18,7 +17,7 @@ from srnlib.data.clevr_boxes import fill, published
 from srnlib.models.image import SetAutoencoder, patch
 from srnlib.set_encoders import PairSetEncoder
 from srnlib.tasks import Task
-from srnlib.tasks.painting import Painting, sample_cells
+from srnlib.tasks.painting import Painting, cross_entropy, sample_cells
 from srnlib.tasks.refining import refinement
 
 SCENES = {"train": 0, "val": 1_000_000, "test": 2_000_000}  # seeds of the scenes; one training set for all runs
@@ -113,13 +112,13 @@ class ClevrTask(Task):
         X, Y = tensors(images, ids)
         if settings.cells is None:
             out = module(X)
-            error = F.binary_cross_entropy(out.image.clamp(0, 1), Y)
+            error = cross_entropy(out.image, Y).mean()
         else:
             target = patch(Y)
             at, weight = sample_cells(target, settings.cells)
             out = module(X, at)
             target = target.take_along_dim(at[:, :, None], dim=1)
-            cell_error = F.binary_cross_entropy(out.image.clamp(0, 1), target, reduction="none").mean(dim=2)
+            cell_error = cross_entropy(out.image, target).mean(dim=2)
             error = (weight * cell_error).sum(dim=1).mean() / (settings.size // 4) ** 2
         return error, {name: v.mean() for name, v in refinement(out).items()}
 

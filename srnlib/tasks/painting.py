@@ -52,6 +52,21 @@ class Painting(InnerLoop, Settings):
         return self.set_size if part >= 1 else min(self.few_size, self.set_size), part
 
 
+def cross_entropy(p: Tensor, target: Tensor, eps: float = 1e-6) -> Tensor:
+    """Binary cross-entropy of each value; finite, and with a gradient that does not vanish where p is wrong.
+
+    Where nothing is painted p is about 0, and so is the gradient of a squared error on its logit,
+    2 (p - target) p (1 - p): what is small and missing stays missing. Here the gradient is p - target.
+
+    Args:
+        p: Predictions in 0..1, rounding apart, of any shape.
+        target: Targets in 0..1, of the same shape.
+        eps: Added to both probabilities.
+    """
+    p = p.float().clamp(0, 1)
+    return -(target * (p + eps).log() + (1 - target) * (1 - p + eps).log())
+
+
 def sample_cells(target: Tensor, k: int, background: float = 0.3, inside: float = 0.3) -> tuple[Tensor, Tensor]:
     """Draw k cells of each image, those with an edge most often; sums so weighted are unbiased.
 

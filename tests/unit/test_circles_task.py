@@ -33,8 +33,8 @@ def test_cells_asked_for_are_those_of_the_whole_reconstruction():
 def test_training_begins_with_few_elements_and_few_circles():
     settings = circles.settings("laptop", "srn")
     plan = [shown(settings, step) for step in range(settings.steps)]
-    assert plan[0] == (8, 3) and plan == sorted(plan) and set(plan) == {(8, 3), (8, 4), (8, 5), (10, 10)}
-    assert plan.index((10, 10)) == round(settings.few * settings.steps)
+    assert plan[0] == (8, 3) and plan == sorted(plan) and set(plan) == {(8, 3), (8, 4), (8, 5), (16, 10)}
+    assert plan.index((16, 10)) == round(settings.few * settings.steps)
     assert shown(circles.settings("paper", "srn"), 0) == (16, 10)
 
 
