@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import pytest
 import torch
 
 from srnlib.models.image import patch
@@ -64,3 +65,12 @@ def test_kaiming_makes_the_set_encoder_steeper():
         H_agg(S).square().sum().backward()
         slopes.append(float(S.grad.norm()))
     assert slopes[0] > 10 * slopes[1]
+
+
+def test_an_unknown_loss_is_refused_by_name():
+    with pytest.raises(ValueError, match="loss must be one of squared_error, cross_entropy, got 'l1'"):
+        dataclasses.replace(circles.settings("smoke", "srn"), loss="l1")
+    assert {p: circles.settings(p, "srn").loss for p in ("laptop", "paper")} == {
+        "laptop": "cross_entropy",
+        "paper": "squared_error",
+    }

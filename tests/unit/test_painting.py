@@ -4,10 +4,12 @@ import dataclasses
 
 import pytest
 import torch
+from torch import nn
 
 from srnlib.models.image import patch
 from srnlib.tasks import TASKS
-from srnlib.tasks.painting import sample_cells
+from srnlib.tasks.circles import LOSSES
+from srnlib.tasks.painting import cross_entropy, sample_cells
 
 
 def test_sampled_cells_estimate_the_sum_over_all_cells():
@@ -59,3 +61,27 @@ def test_few_must_leave_time_for_all_elements(task, few):
 def test_some_element_must_paint():
     with pytest.raises(ValueError, match="few_size must be 1 or more, got 0"):
         dataclasses.replace(TASKS["circles"].settings("smoke", "srn"), few_size=0)
+
+
+def test_cross_entropy_is_torchs():
+    p, target = torch.rand(2, 5, 7, generator=torch.Generator().manual_seed(0)).unbind(0)
+    expected = nn.functional.binary_cross_entropy(p, target, reduction="none")
+    torch.testing.assert_close(cross_entropy(p, target), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_cross_entropy_is_finite_for_certain_and_rounded_predictions(dtype):
+    p = torch.tensor([0.0, 0.0, 1.0, 1.0, 1.008], dtype=dtype)  # sums of shares may round to more than 1
+    found = cross_entropy(p, torch.tensor([0.0, 1.0, 0.0, 1.0, 1.0]))
+    assert found.dtype == torch.float32 and found.isfinite().all()
+    assert found[[0, 3, 4]].abs().max() < 1e-5 and found[1:3].min() > 10
+
+
+def test_what_is_missing_pulls_by_cross_entropy_and_hardly_by_squared_error():
+    logit = torch.full((1,), -6.0, requires_grad=True)  # nothing drawn where a white pixel should be
+    p, slope = logit.sigmoid(), {}
+    for name, loss in LOSSES.items():
+        (slope[name],) = torch.autograd.grad(loss(p, torch.ones(1)).sum(), logit, retain_graph=True)
+    torch.testing.assert_close(slope["cross_entropy"], p.detach() - 1, rtol=1e-3, atol=0)
+    torch.testing.assert_close(slope["squared_error"], (2 * (p - 1) * p * (1 - p)).detach())
+    assert slope["cross_entropy"] / slope["squared_error"] > 100
