@@ -311,8 +311,8 @@ for game, name in GAMES.items():
     for change in ("", "+same_time=False", "+background=False"):
         (r,) = (r for r in results.load(game, "cswm_k3", PROFILE + change) if r["seed"] == 0)
         test = ", ".join(f"{r['metrics'][f'dedup.h1.step{h}']:.1f}" for h in HORIZONS)
-        print(f"{name:15s} {change or '(as it is)':18s} validation {max(h['dedup.mrr.mean'] for h in r['history']):.1f}",
-              f" test, H@1 (dedup) at 1, 5, 10 steps: {test}")
+        val = max(h["dedup.mrr.mean"] for h in r["history"])
+        print(f"{name:15s} {change[1:] or 'as shipped':16s}  validation {val:.1f}  test, H@1 (dedup): {test}")
 
 # %% [markdown]
 # Pong was not learned in first, short trials. Here are all trainings of the `laptop` profile with three objects: its
