@@ -410,7 +410,7 @@ assert (more > 0).sum() > (more < 0).sum() and (missed < 0).sum() > (missed > 0)
 # One colour for each set element. Left of the equals sign each element's share, tinted; right of it every pixel in the
 # colour of the element that paints it. A decomposed circle has one colour, and no other circle has it. Above, the
 # paper's own image: green circles of radius 10 at (15, 49) and (49, 15). There our SRN fails in its own way, one
-# element draws both. Below, the first test image of four circles, as more often than not (section 4).
+# element draws both. Below, the first test image of four circles, where each has an element of its own.
 
 # %%
 pair = circles.render(np.array([[[15, 49, 10, 2], [49, 15, 10, 2]]]))
@@ -629,8 +629,8 @@ plt.show()
 # %% [markdown]
 # The last figure shows one image, the one of the 60 whose smallest circle is largest: above, its responsibilities after
 # so many steps, below, its elements. At 0 steps we see the proposal alone, as the network made it, which is not drawn
-# well at all; the last column goes on for twice as many steps as in training. Beyond the trained number of steps little
-# changes: a circle that is split there mostly stays split.
+# well at all; the last column goes on for twice as many steps as in training. Beyond the trained number of steps a few
+# more images come out right; most of what is divided wrongly by then stays so.
 #
 # ## Appendix: what makes it decompose?
 #
