@@ -397,10 +397,10 @@ display(Markdown("\n".join(f"- {sentence}" for sentence in verdict())))
 # mean is above C-SWM's on every measure, with three objects as with five: far above at five steps, though with three
 # objects by a hair at one. In Space Invaders it is not: there we do not see the paper's gain at five and ten steps, and
 # with three objects two of C-SWM's five seeds are far above the other three. In Pong the SRN's H@1 is about the
-# paper's, its MRR a few points below. In Space Invaders both are still far below the paper at five and ten steps: errors
-# compound, and our trainings are a tenth as long. On 2D Shapes the two are level, with a refiner that hardly moves its
-# set; at the greatest inner rates of section 8 it predicts worse, or not from every seed. The list names the strict
-# measures on which the SRN is below C-SWM.
+# paper's, its MRR a few points below. In Space Invaders both are still far below the paper at five and ten steps:
+# errors compound, and our trainings are a tenth as long. On 2D Shapes the two are level, with a refiner that hardly
+# moves its set; at the greatest inner rates of section 8 it predicts worse, or not from every seed. The list names the
+# strict measures on which the SRN is below C-SWM.
 #
 # No trained model collapsed: its H@1 under dedup is that of the published rule. MRR under dedup is even higher, since
 # the copies of a wrong target count once.
