@@ -326,7 +326,7 @@ for pair, game in zip(axes.reshape(2, 2), GAMES, strict=True):
     for r in [r for r in RECORDS[game] if r["model"].endswith("_k3")]:
         kind, rows = r["model"].partition("_")[0], r["history"]
         for ax, key in zip(pair, ("loss", "dedup.mrr.mean"), strict=True):
-            label = f"{NAMES[kind]}, seed {r['seed']}"
+            label = NAMES[kind] if r["seed"] == 0 else None  # a line a seed, one entry a model
             ax.plot([h["step"] for h in rows], [h[key] for h in rows], color=COLOURS[kind], label=label)
     pair[0].set(title=f"{GAMES[game]}: loss", xlabel="training step", yscale="log")
     pair[1].set(title="validation MRR (dedup), %", xlabel="training step", ylim=(0, None))
