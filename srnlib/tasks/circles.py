@@ -12,10 +12,10 @@ from torch.utils.data import TensorDataset
 
 from srnlib import metrics
 from srnlib.data.circles import generate, masks, render
-from srnlib.models.image import SetAutoencoder, patch
+from srnlib.models.image import SetAutoencoder
 from srnlib.set_encoders import SetEncoder
 from srnlib.tasks import Task
-from srnlib.tasks.painting import Painting, cross_entropy, sample_cells
+from srnlib.tasks.painting import Painting, cross_entropy, painted
 from srnlib.tasks.refining import refinement
 
 LOSSES = {"squared_error": lambda p, target: (p - target).square(), "cross_entropy": cross_entropy}
@@ -27,7 +27,7 @@ class CirclesSettings(Painting):
     """Settings of Circles, beside `Painting`'s.
 
     Attributes:
-        loss: `squared_error` (the paper's) or `cross_entropy`, which sees a small circle sooner, see `cross_entropy`.
+        loss: `squared_error` (the paper's) or `cross_entropy`, which sees small circles sooner (see `painting`).
         max_circles, max_radius: Of the images, see `srnlib.data.circles.generate`.
         val_images, test_images: Number of images for each count of circles.
     """
@@ -107,15 +107,7 @@ class Circles(Task):
         getattr(module, "module", module).active = elements
         X = torch.from_numpy(render(batch[0][:, :circles].cpu().numpy(), settings.size))
         X = X.to(batch[0].device).float() / 255
-        if settings.cells is None:
-            out = module(X)
-            error = LOSSES[settings.loss](out.image, X).flatten(1).sum(dim=1)
-        else:
-            target = patch(X)
-            at, weight = sample_cells(target, settings.cells)
-            out = module(X, at)
-            target = target.take_along_dim(at[:, :, None], dim=1)
-            error = (weight * LOSSES[settings.loss](out.image, target).sum(dim=2)).sum(dim=1)
+        out, error = painted(module, X, X, settings.cells, LOSSES[settings.loss])
         return error.mean(), {name: v.mean() for name, v in refinement(out).items()}
 
     def evaluate(self, module, settings, device, split) -> dict[str, float]:

@@ -14,10 +14,10 @@ from torch.utils.data import TensorDataset
 from srnlib import metrics, metrics_iou, results
 from srnlib.data.clevr import Clevr, load
 from srnlib.data.clevr_boxes import fill, published
-from srnlib.models.image import SetAutoencoder, patch
+from srnlib.models.image import SetAutoencoder
 from srnlib.set_encoders import PairSetEncoder
 from srnlib.tasks import Task
-from srnlib.tasks.painting import Painting, cross_entropy, sample_cells
+from srnlib.tasks.painting import Painting, cross_entropy, painted
 from srnlib.tasks.refining import refinement
 
 SCENES = {"train": 0, "val": 1_000_000, "test": 2_000_000}  # seeds of the scenes; one training set for all runs
@@ -110,16 +110,8 @@ class ClevrTask(Task):
             emptiest = ids.flatten(1).amax(dim=1).argsort(stable=True)[: len(ids) // 2]
             images, ids = images[emptiest], ids[emptiest]
         X, Y = tensors(images, ids)
-        if settings.cells is None:
-            out = module(X)
-            error = cross_entropy(out.image, Y).mean()
-        else:
-            target = patch(Y)
-            at, weight = sample_cells(target, settings.cells)
-            out = module(X, at)
-            target = target.take_along_dim(at[:, :, None], dim=1)
-            cell_error = cross_entropy(out.image, target).mean(dim=2)
-            error = (weight * cell_error).sum(dim=1).mean() / (settings.size // 4) ** 2
+        out, error = painted(module, X, Y, settings.cells, cross_entropy)
+        error = error.mean() / Y[0].numel()
         return error, {name: v.mean() for name, v in refinement(out).items()}
 
     def evaluate(self, module, settings, device, split) -> dict[str, float]:

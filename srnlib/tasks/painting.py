@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from srnlib.models.image import Reconstruction, patch
 from srnlib.tasks import Settings
 from srnlib.tasks.refining import InnerLoop
 
@@ -65,6 +67,29 @@ def cross_entropy(p: Tensor, target: Tensor, eps: float = 1e-6) -> Tensor:
     """
     p = p.float().clamp(0, 1)
     return -(target * (p + eps).log() + (1 - target) * (1 - p + eps).log())
+
+
+def painted(
+    module: nn.Module, X: Tensor, target: Tensor, cells: int | None, loss: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[Reconstruction, Tensor]:
+    """What a `SetAutoencoder` paints of images, and the loss of each image, from all cells or a sample.
+
+    Args:
+        module: The model.
+        X, target: What it sees and what it should paint, `[B, 3, H, W]` in 0..1.
+        cells: As in `Painting`.
+        loss: Of predictions and targets of any shape, value by value.
+
+    Returns:
+        The output, and the loss summed over pixels and channels `[B]`; of a sample its unbiased estimate.
+    """
+    if cells is None:
+        out = module(X)
+        return out, loss(out.image, target).flatten(1).sum(dim=1)
+    patches = patch(target)
+    at, weight = sample_cells(patches, cells)
+    out = module(X, at)
+    return out, (weight * loss(out.image, patches.take_along_dim(at[:, :, None], dim=1)).sum(dim=2)).sum(dim=1)
 
 
 def sample_cells(target: Tensor, k: int, background: float = 0.3, inside: float = 0.3) -> tuple[Tensor, Tensor]:
