@@ -114,7 +114,19 @@ class Circles(Task):
         """For each count of circles n, in percent: `decomposed.n`, `matched_iou.n`, `ari_fg.n` (from two circles on).
 
         Over all images: `recon.mse`, a pixel's squared error; of a refiner `inner.first`, `inner.last`, `moved`.
+
+        On the test set, if a refiner has more than one start: all of it again as `single.`..., of the proposal's
+        descent alone, with as many steps as in training.
         """
+        found = self._scores(module, settings, device, split)
+        if module.refiner is not None and settings.starts > 1 and split == "test":
+            refiner = module.refiner
+            refiner.starts, refiner.eval_steps = 1, None
+            found |= {f"single.{name}": v for name, v in self._scores(module, settings, device, split).items()}
+            refiner.starts, refiner.eval_steps = settings.starts, settings.eval_steps
+        return found
+
+    def _scores(self, module, settings, device, split) -> dict[str, float]:
         scores: dict[str, list[Tensor]] = {}
         for n in range(1, settings.max_circles + 1):
             for images, true, counts in evaluation_batches(settings, n, split):

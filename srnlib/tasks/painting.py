@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from srnlib.models.image import Reconstruction, patch
+from srnlib.restarts import RestartedRefiner
 from srnlib.tasks import Settings
 from srnlib.tasks.refining import InnerLoop
 
@@ -26,6 +28,7 @@ class Painting(InnerLoop, Settings):
         few: Of the whole training, the fraction in which only `few_size` elements are used, and images with few
             objects are shown. With few elements to spare, an object is sooner drawn by one of them alone.
         few_size: See above.
+        starts, eval_steps: Of the refiner when it does not train, see `srnlib.restarts.RestartedRefiner`.
         train_images: Number of training images.
     """
 
@@ -39,6 +42,8 @@ class Painting(InnerLoop, Settings):
     cells: int | None = None
     few: float = 0.0
     few_size: int = 8
+    starts: int = 1
+    eval_steps: int | None = None
     train_images: int
 
     def __post_init__(self):
@@ -47,6 +52,11 @@ class Painting(InnerLoop, Settings):
             raise ValueError(f"few must be a fraction of the training, 0 <= few < 1, got {self.few}")
         if self.few_size < 1:
             raise ValueError(f"few_size must be 1 or more, got {self.few_size}")
+
+    def refiner(self, H_agg: nn.Module) -> RestartedRefiner:
+        """A refiner around a fresh H_agg."""
+        kind = functools.partial(RestartedRefiner, starts=self.starts, eval_steps=self.eval_steps)
+        return super().refiner(H_agg, kind)
 
     def elements(self, step: int) -> tuple[int, float]:
         """How many elements a step uses, and how far the time of few elements has gone, 1 or more once it is over."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -27,8 +28,8 @@ class InnerLoop:
     grad: str = "unroll"
     detach_init: bool = False
 
-    def refiner(self, H_agg: nn.Module, kind: type[SetRefiner] = SetRefiner) -> SetRefiner:
-        """A refiner around a fresh H_agg; `kind` may be `srnlib.GraphRefiner`."""
+    def refiner(self, H_agg: nn.Module, kind: Callable[..., SetRefiner] = SetRefiner) -> SetRefiner:
+        """A refiner around a fresh H_agg; `kind` may be another class of refiners."""
         if self.kaiming:
             for layer in H_agg.modules():
                 if isinstance(layer, nn.Linear):

@@ -74,3 +74,19 @@ def test_an_unknown_loss_is_refused_by_name():
         "laptop": "cross_entropy",
         "paper": "squared_error",
     }
+
+
+def test_several_starts_are_reported_beside_one():
+    settings = dataclasses.replace(circles.settings("smoke", "srn"), starts=4, eval_steps=6, test_images=8, val_images=8)
+    torch.manual_seed(0)
+    module = circles.build("srn", settings).eval()
+    with torch.no_grad():
+        found, val = (circles.evaluate(module, settings, torch.device("cpu"), split) for split in ("test", "val"))
+        plain = dataclasses.replace(settings, starts=1, eval_steps=None)
+        one = circles.build("srn", plain).eval()
+        one.load_state_dict(module.state_dict())
+        alone = circles.evaluate(one, plain, torch.device("cpu"), "test")
+    assert not any(name.startswith("single.") for name in alone | val)
+    assert {name: found[f"single.{name}"] for name in alone} == alone
+    assert found["inner.last"] < alone["inner.last"]
+    assert (module.refiner.starts, module.refiner.eval_steps) == (4, 6)  # as before

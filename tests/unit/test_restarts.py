@@ -1,0 +1,91 @@
+"""Refining from several starts, against the same descents one by one."""
+
+import pytest
+import torch
+
+from srnlib import SetEncoder, SetRefiner, refine
+from srnlib.restarts import RestartedRefiner
+
+LOOP = dict(steps=4, inner_lr=0.5, momentum=0.5)
+
+
+def problem(b=5, n=3, d=2):
+    torch.manual_seed(0)
+    return torch.randn(b, n, d), torch.randn(b, 6), SetEncoder(d, 6, hidden=16)
+
+
+def test_keeps_the_lowest_of_the_same_descents_one_by_one():
+    S0, z, H_agg = problem(b=16)
+    refiner = RestartedRefiner(H_agg, starts=6, spread=2.0, eval_steps=7, **LOOP).eval()
+    S, trace = refiner(S0, z)
+    noise = torch.randn(5, 3, 2, generator=torch.Generator().manual_seed(0))
+    chosen = []
+    for b in range(16):
+        scale = 2.0 * S0[b].flatten().std(correction=0)
+        starts = [S0[b], *(S0[b] + scale * e for e in noise)]
+        ends = [refine(s[None], z[b : b + 1], H_agg, **LOOP | {"steps": 7}) for s in starts]
+        losses = [t.inner_loss[-1].item() for _, t in ends]
+        best = min(range(6), key=losses.__getitem__)
+        chosen.append(best)
+        torch.testing.assert_close(S[b : b + 1], ends[best][0])
+        torch.testing.assert_close(trace.inner_loss[:, b : b + 1], ends[best][1].inner_loss)
+        torch.testing.assert_close(trace.step_norm[:, b : b + 1], ends[best][1].step_norm)
+    assert len(set(chosen)) > 2  # else the starts would all end alike, and nothing be shown
+    assert trace.inner_loss.shape == (8, 16) and trace.step_norm.shape == (7, 16)
+
+
+def test_a_local_minimum_is_left():
+    def H_agg(S):  # of one number: two wells, the deeper one at -1
+        x = S.flatten(1)
+        return torch.cat([x.square() - 1, 0.5 * (x + 1)], dim=1)
+
+    S0, z = torch.tensor([[[1.0], [1.0]]]), torch.zeros(1, 4)
+    S0[0, 1] = 1.2  # so that the standard deviation is not zero
+    loop = dict(steps=200, inner_lr=0.05)
+    one, several = (RestartedRefiner(H_agg, starts=k, spread=20.0, **loop).eval()(S0, z) for k in (1, 20))
+    assert one[0].min() > 0.5 and one[1].inner_loss[-1] > 0.5
+    torch.testing.assert_close(several[0], -torch.ones(1, 2, 1), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("mode", ("training", "one start"))
+def test_is_the_plain_refiner_in_training_and_with_one_start(mode):
+    S0, z, H_agg = problem()
+    plain = SetRefiner(H_agg, **LOOP)
+    if mode == "training":
+        refiner = RestartedRefiner(H_agg, starts=4, eval_steps=9, **LOOP).train()
+    else:
+        refiner = RestartedRefiner(H_agg, **LOOP).eval()
+    got, expected = refiner(S0, z), plain(S0, z)
+    assert torch.equal(got[0], expected[0]) and torch.equal(got[1].inner_loss, expected[1].inner_loss)
+    assert refiner.state_dict().keys() == plain.state_dict().keys()
+
+
+def test_depends_on_neither_batch_mates_nor_the_generator_and_leaves_the_generator_alone():
+    S0, z, H_agg = problem()
+    refiner = RestartedRefiner(H_agg, starts=5, **LOOP).eval()
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    with torch.no_grad():
+        S, _ = refiner(S0, z)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    with torch.inference_mode():
+        alone, _ = refiner(S0[3:4], z[3:4])
+    torch.testing.assert_close(alone[0], S[3])
+
+
+@pytest.mark.parametrize(
+    "wrong, says",
+    [
+        ({"starts": 0}, "starts must be"),
+        ({"starts": 2.5}, "starts must be"),
+        ({"starts": True}, "starts must be"),
+        ({"spread": 0.0}, "spread must be"),
+        ({"spread": float("nan")}, "spread must be"),
+        ({"steps": -1}, "steps must be"),
+        ({"eval_steps": -1}, "eval_steps must be"),
+    ],
+)
+def test_wrong_settings_are_refused(wrong, says):
+    with pytest.raises(ValueError, match=says):
+        RestartedRefiner(SetEncoder(2, 6), **LOOP | wrong)
