@@ -52,7 +52,7 @@ def test_few_elements_are_the_first_ones_and_last_until_the_loss_says_otherwise(
 
 def test_both_models_are_trained_alike():
     srn, baseline = (dataclasses.asdict(circles.settings("laptop", model)) for model in ("srn", "baseline"))
-    assert {name for name in srn if srn[name] != baseline[name]} <= {"steps"}  # the same core time, not the same steps
+    assert {name for name in srn if srn[name] != baseline[name]} <= {"steps"}  # about the same core time
 
 
 def test_kaiming_makes_the_set_encoder_steeper():
@@ -77,7 +77,8 @@ def test_an_unknown_loss_is_refused_by_name():
 
 
 def test_several_starts_are_reported_beside_one():
-    settings = dataclasses.replace(circles.settings("smoke", "srn"), starts=4, eval_steps=6, test_images=8, val_images=8)
+    several = {"starts": 4, "eval_steps": 6, "test_images": 8, "val_images": 8}
+    settings = dataclasses.replace(circles.settings("smoke", "srn"), **several)
     torch.manual_seed(0)
     module = circles.build("srn", settings).eval()
     with torch.no_grad():

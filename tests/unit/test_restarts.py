@@ -54,10 +54,28 @@ def test_is_the_plain_refiner_in_training_and_with_one_start(mode):
     if mode == "training":
         refiner = RestartedRefiner(H_agg, starts=4, eval_steps=9, **LOOP).train()
     else:
-        refiner = RestartedRefiner(H_agg, **LOOP).eval()
+        refiner = RestartedRefiner(H_agg, jitter=1.0, **LOOP).eval()
     got, expected = refiner(S0, z), plain(S0, z)
     assert torch.equal(got[0], expected[0]) and torch.equal(got[1].inner_loss, expected[1].inner_loss)
     assert refiner.state_dict().keys() == plain.state_dict().keys()
+
+
+def test_training_starts_from_a_noisy_proposal():
+    S0, z, H_agg = problem()
+    S0[1] = 0.5  # all values equal: no deviation, no noise
+    S0.requires_grad_()
+    refiner = RestartedRefiner(H_agg, jitter=0.5, starts=3, **LOOP).train()
+    torch.manual_seed(3)
+    S, trace = refiner(S0, z)
+    torch.manual_seed(3)
+    noisy = S0.detach() + 0.5 * S0.detach().std(dim=(1, 2), correction=0, keepdim=True) * torch.randn(5, 3, 2)
+    expected, its = refine(noisy, z, H_agg, **LOOP)
+    torch.testing.assert_close(S, expected)
+    torch.testing.assert_close(trace.inner_loss, its.inner_loss)
+    torch.testing.assert_close(S[1], refine(S0[1:2], z[1:2], H_agg, **LOOP)[0][0])
+    assert torch.autograd.grad(S.sum(), S0)[0].abs().sum() > 0  # G still learns
+    other, _ = refiner(S0, z)
+    assert not torch.allclose(other, S)
 
 
 def test_depends_on_neither_batch_mates_nor_the_generator_and_leaves_the_generator_alone():
@@ -80,7 +98,9 @@ def test_depends_on_neither_batch_mates_nor_the_generator_and_leaves_the_generat
         ({"starts": 0}, "starts must be"),
         ({"starts": 2.5}, "starts must be"),
         ({"starts": True}, "starts must be"),
-        ({"spread": 0.0}, "spread must be"),
+        ({"spread": -1.0}, "spread must be"),
+        ({"jitter": -0.1}, "jitter must be"),
+        ({"jitter": float("inf")}, "jitter must be"),
         ({"spread": float("nan")}, "spread must be"),
         ({"steps": -1}, "steps must be"),
         ({"eval_steps": -1}, "eval_steps must be"),
