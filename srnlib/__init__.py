@@ -1,6 +1,7 @@
 """Set Refiner Networks, from "Better Set Representations For Relational Reasoning" (Huang et al. 2020)."""
 
 from srnlib.refine import GraphRefiner, SetRefiner, refine
+from srnlib.restarts import RestartedRefiner
 from srnlib.set_encoders import FSPool, GraphEncoder, PairSetEncoder, SetEncoder
 
 __version__ = "0.1.0"
@@ -10,6 +11,7 @@ __all__ = [
     "GraphEncoder",
     "GraphRefiner",
     "PairSetEncoder",
+    "RestartedRefiner",
     "SetEncoder",
     "SetRefiner",
     "__version__",

@@ -11,14 +11,14 @@ from srnlib.refine import SetRefiner, Trace, refine
 class RestartedRefiner(SetRefiner):
     """A `SetRefiner` that trains from noisy starts, and in eval mode keeps the best of several descents.
 
-    G is a continuous list, so its proposal falls under the responsibility problem itself, and the descent from it may
-    end where one element holds two objects. Neither is in the paper: starts with noise teach the inner loss to
-    descend from other places than G's, and of several descents it tells which came nearest to z. With the default
-    settings this is `SetRefiner`.
+    G is continuous, so by theorem 1 its proposal must be bad for some inputs, and a descent from there can end in a
+    local minimum where one element holds two objects. Hence two additions, neither in the paper: noise on the start in
+    training, so that H_agg learns to be descended on from other places; and in eval mode several starts, of which the
+    set with the lowest inner loss is kept. With the default settings this is `SetRefiner`.
 
-    A noisy start is `S0 + scale * std(S0) * e`, with the standard deviation of an example's own values and e standard
-    normal. In eval mode the first start is S0 itself, and e is always the same, for all examples: a result depends
-    neither on batch mates nor on the state of any random generator.
+    A noisy start is `S0 + scale * std(S0) * e`, with the standard deviation of an example's own values (if they are all
+    equal there is no noise) and e standard normal. In eval mode the first start is S0 itself, and e is always the same,
+    for all examples: a result depends neither on batch mates nor on the state of any random generator.
 
     Args:
         H_agg, steps, inner_lr, momentum, grad, detach_init: See `SetRefiner`.
@@ -42,20 +42,29 @@ class RestartedRefiner(SetRefiner):
         self.jitter, self.starts, self.spread, self.eval_steps = jitter, starts, spread, eval_steps
 
     def forward(self, S0: Tensor, z: Tensor) -> tuple[Tensor, Trace]:
-        """Refines `S0` `[B, N, D]` towards `z` `[B, E]`; returns the set and the `Trace` of its own descent."""
+        """Refines `S0` `[B, N, D]` towards `z` `[B, E]`.
+
+        Returns:
+            The set, and the `Trace` of its own descent, which begins at the start that was used, not at S0.
+        """
         if self.training:
             return super().forward(_noisy(S0, self.jitter, torch.randn_like(S0)) if self.jitter else S0, z)
         settings = self.settings() | ({} if self.eval_steps is None else {"steps": self.eval_steps})
         S, trace = refine(S0, z, self.H_agg, **settings)
         if self.starts == 1:
             return S, trace
-        noise = torch.randn(self.starts - 1, *S0.shape[1:], generator=torch.Generator().manual_seed(0)).to(S0)
+        fixed = {"generator": torch.Generator().manual_seed(0), "device": "cpu", "dtype": torch.float32}
+        noise = torch.randn(self.starts - 1, *S0.shape[1:], **fixed).to(S0)
         for e in noise:
             other, its = refine(_noisy(S0, self.spread, e), z, self.H_agg, **settings)
-            better = its.inner_loss[-1] < trace.inner_loss[-1]
+            better = its.inner_loss[-1] < trace.inner_loss[-1].nan_to_num(torch.inf)  # a descent may diverge
             S = torch.where(better[:, None, None], other, S)
             trace = Trace(*(torch.where(better, new, old) for new, old in zip(its, trace, strict=True)))
         return S, trace
+
+    def extra_repr(self) -> str:
+        own = ", ".join(f"{name}={getattr(self, name)!r}" for name in ("jitter", "starts", "spread", "eval_steps"))
+        return f"{super().extra_repr()}, {own}"
 
 
 def _noisy(S0: Tensor, scale: float, e: Tensor) -> Tensor:

@@ -78,13 +78,19 @@ def load(task: str, model: str | None = None, profile: str | None = None) -> lis
     return records
 
 
-def table(task: Task, profile: str = "laptop") -> str:
-    """A task's table in Markdown: a row a metric; for each model the paper's number and ours, and the cost."""
+def table(task: Task, profile: str = "laptop", names: dict[str, str] | None = None) -> str:
+    """A task's table in Markdown: a row a metric; for each model the paper's number and ours, and the cost.
+
+    Args:
+        task, profile: Whose records.
+        names: What to call models in it, where it is not their name on the command line.
+    """
+    names = names or {}
     found = {model: load(task.name, model, profile) for model in task.models}
     columns = [(model, source) for model in task.models for source in ("paper", "ours")]
     columns = [(model, source) for model, source in columns if (task.paper if source == "paper" else found).get(model)]
     counts = {"paper": lambda model: "", "ours": lambda model: f" (n={len(found[model])})"}
-    heads = [f"{model}, {source}{counts[source](model)}" for model, source in columns]
+    heads = [f"{names.get(model, model)}, {source}{counts[source](model)}" for model, source in columns]
     lines = ["| | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(columns)]
     for key, label in task.rows.items():
         cells = []
@@ -93,7 +99,7 @@ def table(task: Task, profile: str = "laptop") -> str:
             cells.append(mean_sd(numbers) if source == "ours" else f"{task.paper[model].get(key, '–')}")
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
     spent = {m: [r["history"][-1]["core_seconds"] / 60 for r in records] for m, records in found.items() if records}
-    minutes = ", ".join(f"{model} {statistics.fmean(times):.0f}" for model, times in spent.items())
+    minutes = ", ".join(f"{names.get(model, model)} {statistics.fmean(times):.0f}" for model, times in spent.items())
     note = f"\nOurs: profile `{profile}`, n seeds, mean ± sd; CPU core-minutes a training: {minutes}."
     return "\n".join(lines) + ("\n" + note if spent else "")
 

@@ -87,6 +87,10 @@ print("torch", torch.__version__, "| everything here runs on the CPU")
 # $$V \;\xrightarrow{\;g\;}\; X \;\xrightarrow{\;h\;}\; [v_{\sigma(1)}, \ldots, v_{\sigma(n)}]
 # \qquad g \text{ continuous, } h \text{ exact} \;\Rightarrow\; h \text{ not continuous.}$$
 #
+# Theorem 2, in appendix A, is the same with the continuity of $g$ spelled out: small changes of the set, by the
+# symmetric Chamfer distance (from each point to its nearest in the other set, both ways), make small changes of the
+# input.
+#
 # ($\mathcal{S}_n^d$: all sets of n vectors of $\mathbb{R}^d$.) The order $\sigma$ is free: $h$ may choose a different
 # one for every input. That is generous, and it does not help.
 #
@@ -179,11 +183,14 @@ print("3. row 1 ends opposite:", torch.allclose(L[-1, 0], -L[0, 0]))
 print("4. same input at both ends:", torch.allclose(g(L[-1:]), g(L[:1])))
 assert torch.allclose(L[-1], L[0].flip(0))  # swapped: this list is no function of the input
 
+# %%
 degrees = theta.rad2deg()
 fig, ax = plt.subplots(figsize=(7, 2.8), layout="constrained")
 for row in (0, 1):
-    ax.plot(degrees, degrees + 180 * row, color=SLOT[row], lw=3, label=f"row {row + 1}")
-    ax.plot([0, 180], [180 * row, 180 * row + 180], "o", color=SLOT[row], ms=10)
+    angle = np.rad2deg(np.unwrap(np.arctan2(L[:, row, 1], L[:, row, 0])))
+    angle = angle - 360 * np.floor(angle[0] / 360)  # so that it begins in 0 .. 360
+    ax.plot(degrees, angle, color=SLOT[row], lw=3, label=f"row {row + 1}")
+    ax.plot([0, 180], angle[[0, -1]], "o", color=SLOT[row], ms=10)
 ax.axhline(180, color="0.4", ls=":")
 ax.set(xlabel="turn of the pair, theta (degrees)", ylabel="angle of the point (°)")
 ax.set(xticks=range(0, 181, 45), yticks=range(0, 361, 90))
@@ -273,12 +280,17 @@ assert min(worst) >= 1 - 1e-9
 #
 # Appendix A generalises: any curve of sets will do, inside any part of the data, if it "connects two sets with
 # different permutation" (the same set, listed in another order). Its example: "we can let $\gamma$ be the rotation of
-# two green circles (while red circles are unchanged)". So it is enough to `follow` a curve that closes and to see
-# whether the rows come back in another order.
+# two green circles (while red circles are unchanged)". So it is enough to `follow` a closed curve *on which no two
+# elements meet* and to see whether the rows come back in another order. (Elements that meet could change places at that
+# moment. On a line, $d = 1$, two points cannot swap otherwise: hence $d \ge 2$.)
 #
-# If they do, row 1 would have to be two points at once, as in step 4. If they do not (a *full* turn of the pair), that
-# curve proves nothing. For circles the elements are $(x, y, r, \text{colour})$, and a curve must stay inside the data
-# set.
+# If they do, some row would have to be two points at once, as in step 4: it cannot change over on the way, since the
+# elements stay a least distance apart. If they do not (a *full* turn of the pair), that curve proves nothing. For any
+# $n, d \ge 2$, turn two points in a plane and hold the others still.
+#
+# For circles the elements are $(x, y, r, \text{colour})$, and a curve must stay inside the data set. Strictly, the
+# pictures of Circles have whole-pixel centres and hard edges, which jump pixel by pixel; the curve below is one of
+# their continuous version, with soft edges and any centre (section 6). The pictures drawn here are rounded.
 
 # %% tags=["nbval-check-output"]
 def ring(n, turn):
@@ -329,9 +341,9 @@ plt.show()
 # ## 5. Larger networks break too, more steeply
 #
 # Now train. An MLP reads the picture (64 numbers) and writes two points. The loss is blind to order (`squared_error`:
-# the better of the two matchings, the Hungarian loss for two points), so no order is asked for. (The Chamfer loss is
-# blind to order too; exercise 3 asks what the theorem means for such a distance.) Training and test data are the same
-# half turn: nothing is left to generalise. Nine sizes, three seeds each (trained side by side as a batch).
+# the better of the two matchings, the Hungarian loss for two points), so no order is asked for. (The Chamfer distance
+# is blind to order too; exercise 3 asks what the theorem means for such a distance.) Training and test data are the
+# same half turn: nothing is left to generalise. Nine sizes, three seeds each (trained side by side as a batch).
 
 # %%
 fine = torch.linspace(0, math.pi, 7201, dtype=torch.float64)
@@ -383,10 +395,10 @@ for depth, width in [(depth, width) for depth in (1, 2, 3) for width in (8, 24, 
         study.append((depth, width, gap[seed].item(), speed[seed].max().item(), worst))
 
 print("lists", tuple(L.shape), "= [seeds, angles, points, coordinates]; means of 3 seeds:")
-print("layers x width | error at the break | listed badly | steepest slope")
+print("layers x width | error at the break | listed badly (error > 0.5) | steepest slope | width in radians x slope")
 for depth, width in nets:
     gap, slope, worst = np.mean([s[2:] for s in study if s[:2] == (depth, width)], axis=0)
-    print(f"{depth} x {width:<10d} | {worst:18.2f} | {math.degrees(gap):11.1f}° | {slope:14.1f}")
+    print(f"{depth} x {width:<10d} | {worst:18.2f} | {math.degrees(gap):25.1f}° | {slope:14.1f} | {gap * slope:.2f}")
 
 # %%
 fig, axes = plt.subplots(2, 1, figsize=(8, 4), sharex=True, sharey=True, layout="constrained")
@@ -405,8 +417,8 @@ plt.show()
 # Every network of every size breaks, at an angle that its initialisation chooses, with an error of at least 1 there.
 # (The curves end just under the line where the grid of angles straddles the tip; the bisection does not.) To get from
 # one order to the other within an angle $w$, a list must move at a speed of about $1/w$: where the error exceeds a
-# half, each row goes from one point's side to the other's, about one radius. So all a larger network can do is trade
-# the width of its break for steepness:
+# half, each row goes from one point's side to the other's, about one radius. So all a wider or deeper network can do,
+# trained as long, is trade the width of its break for steepness:
 
 # %%
 fig, ax = plt.subplots(figsize=(7, 4), layout="constrained")
@@ -420,13 +432,13 @@ ax.plot(w, 1 / w, color="crimson", ls="--", lw=1, label="1 / width")
 ax.set(xscale="log", yscale="log", title="Growing a network: narrower, but steeper")
 ax.set(xlabel="width of the break (radians with error > 0.5)", ylabel="steepest slope of the list")
 ax.legend(ncols=2, title="layers x width")
-assert all(s[2] * s[3] > 0.7 for s in study)  # no network gets below the line
+assert all(s[2] * s[3] > 0.7 for s in study)  # about: no network gets far below the line
 plt.show()
 
 # %% [markdown]
-# Points above it cross unevenly. A narrow break looks harmless: few inputs fall
-# into it. But at its tip the list is wrong by a whole radius, and around it a tiny change of the picture changes the
-# list completely. Whatever reasons on the list afterwards meets both.
+# Points above the dashed line move unevenly inside their break. A narrow break looks harmless: few inputs fall into it.
+# But at its tip the list is wrong by a whole radius, and around it a tiny change of the picture changes the list
+# completely. Whatever reasons on the list afterwards meets both.
 #
 # ## 6. A convolutional encoder on circles
 #
@@ -499,7 +511,7 @@ assert worst >= REACH - 1e-4 and error.median() < 2  # bound met, and yet the ta
 # squared distances), and paint it in the rows' colours. This is what the paper's figure 1(a) and appendix B.3 show for
 # a reconstruction: the baseline "gradually hands responsibility for the circle from one set element to the other".
 # Below, first the pictures around one break, then the whole half turn: the two ends must disagree, so the rows trade
-# circles an odd number of times, once or three times as a rule.
+# circles an odd number of times.
 
 # %%
 def responsibility(L, V):
@@ -527,6 +539,9 @@ for column, offset in zip(axes.T, (-12, -3, -1, 0, 1, 3, 12), strict=True):
 axes[0, 0].set_ylabel("input")
 axes[1, 0].set_ylabel("listed")
 fig.suptitle("Two degrees of turn, and the rows have changed circles", fontsize=12)
+sides = turning(at + torch.tensor([math.radians(-1), math.radians(1)], dtype=torch.float64))
+leader = responsibility(read(sides), sides)[:, :, 0].argmax(dim=1)
+assert leader[0] != leader[1]  # what the title says
 plt.show()
 
 # %%
@@ -536,7 +551,8 @@ for row in (0, 1):
     axes[0].plot(degrees, R[:, row, 0], color=SLOT[row], lw=2.5, label=f"row {row + 1}")
 axes[0].set(ylabel="share in circle A", title="Responsibility for one circle, followed through half a turn")
 axes[0].legend(loc="center right")
-axes[1].plot(degrees, squared_error(L, V).sqrt(), color="black")
+error = squared_error(read(turning(fine)), turning(fine)).sqrt()
+axes[1].plot(fine.rad2deg(), error, color="black")
 axes[1].axhline(REACH, color="crimson", ls="--", lw=1)
 axes[1].text(1, REACH + 0.3, "every continuous encoder reaches this line somewhere", color="crimson")
 axes[1].set(xlabel="theta (degrees)", ylabel="error (px)", ylim=(0, REACH * 1.35), xticks=range(0, 181, 30))
@@ -583,8 +599,9 @@ assert torch.allclose(seam, seam.flip(0, 1), atol=1e-6, equal_nan=True)  # swap 
 
 fig, ax = plt.subplots(figsize=(5, 4), layout="constrained")
 ax.grid(False)
-image = ax.imshow(seam, extent=(5, 26, 26, 5), cmap="Greys", vmin=0, vmax=9)
-fig.colorbar(image, label="error of the list (px)")
+shades = plt.get_cmap("inferno").with_extremes(bad="0.8")
+image = ax.imshow(seam, extent=(5, 26, 26, 5), cmap=shades, vmin=0, vmax=10.5)
+fig.colorbar(image, label="error of the list (px); grey: not allowed")
 ax.set(xlabel="x of circle A (px)", ylabel="y of circle A (px)")
 ax.set_title("Where circle A stands, and how wrong the list is")
 plt.show()
@@ -628,40 +645,46 @@ guess = torch.tensor([[0.5, 0.1], [-0.4, -0.2]], dtype=torch.float64)
 
 
 def search(steps):
-    return lambda S: refine(guess.expand_as(S), g(S), g, steps=steps, inner_lr=0.05)[0].detach()
+    return torch.no_grad()(lambda S: refine(guess.expand_as(S), g(S), g, steps=steps, inner_lr=0.05)[0])
 
 
 fig, ax = plt.subplots(figsize=(8, 3), layout="constrained")
-for steps, colour in ((5, "0.75"), (10, "0.5"), (20, "0.25"), (40, "0.0")):
+for steps, colour in ((5, "0.8"), (10, "0.6"), (20, "0.4"), (40, "0.0"), (160, "tab:blue")):
     listed = search(steps)
     at = find_break(listed)
     worst = squared_error(listed(pair(at)), pair(at)).sqrt().item()
     near = at + torch.tensor([-1e-8, 1e-8], dtype=torch.float64)
     slope = (listed(pair(near)).diff(dim=0).norm() / 2e-8 / 2**0.5).item()
-    print(f"{steps:2d} steps: error at the break {worst:.2f}, slope there {slope:10,.0f}")
     assert worst >= 1 - 1e-4  # the bound holds here as well
-    error = squared_error(listed(pair(theta)), pair(theta)).sqrt()
-    ax.plot(degrees, error, color=colour, label=f"{steps} gradient steps")
+    V = pair(fine[::4])  # a tenth of a degree
+    error, left = squared_error(listed(V), V).sqrt(), (g(listed(V)) - g(V)).square().sum(dim=1)
+    wide = 0.1 * (error > 0.5).sum()
+    print(f"{steps:3d} steps: error at the break {worst:.2f}, slope there {slope:7.2g};",
+          f"error above 0.5 for {wide:4.1f}°, inner loss there up to {left[error > 0.5].max():.1f}")
+    ax.plot(fine[::4].rad2deg(), error, color=colour, label=f"{steps} gradient steps")
 ax.axhline(1, color="crimson", ls="--", lw=1)
 ax.set(xlabel="theta (degrees)", ylabel="error", xticks=range(0, 181, 45))
 ax.text(1, 1.05, "every continuous list reaches this line somewhere", color="crimson", va="bottom")
-ax.set_title("Searching: the break narrows with every step")
+ax.set_title("Searching: the break narrows, down to a local minimum")
 ax.legend()
 plt.show()
 
 # %% [markdown]
 # Be careful what this says. A *fixed number* of gradient steps is a composition of continuous maps, so the theorem
-# holds for it, and the bound is met. (More than met: near the break a longer search ends in two points at right angles
-# to the true ones, which is worse than two equal points in the middle.) But two solutions are separated by a ridge of
-# the energy, and from there every step multiplies small differences: steepness grows *exponentially with the number of
-# steps*, at no cost in parameters. An MLP has to build it from its weights: compare the slopes in section 5. Only the
-# limit of ever more steps really jumps.
+# holds for it, and the bound is met, more than met: at the break both rows may end beside the same point, and near it a
+# row may run out of the picture. But two solutions are separated by a ridge of the energy, and from there every step
+# multiplies small differences: steepness grows *exponentially with the number of steps*, at no cost in parameters. An
+# MLP has to build it from its weights: compare the slopes in section 5.
+#
+# And the break does not narrow for ever. From some forty steps on it stays about half a degree wide: there the search
+# has ended in a **local minimum**, with an inner loss that is not 0, and more steps do not help. Another start does:
+# the inner loss needs no labels, so it can tell which of several searches came nearest (notebook 03, section 11).
 #
 # ## Summary and takeaways
 # - A set has no first element. Turn two points by half a turn: the set returns, a continuous list of it comes back
-#   swapped. So no continuous map lists every such set exactly (theorems 1 and 2).
+#   swapped. So no continuous map lists every such set exactly (theorem 1).
 # - On that curve every continuous list is wrong by at least the radius at some angle, and bisection finds the angle.
-# - Growing a network makes the break narrower and as much steeper: width times slope stays near 1.
+# - A wider or deeper network has a narrower break, as much steeper: width (in radians) times slope stays near 1.
 # - In a good convolutional detector of circles the breaks are seams through the data; there the rows trade circles.
 # - Searching for the set (a refiner) moves the discontinuity out of the weights and into the choice of a minimiser.
 #
@@ -679,6 +702,10 @@ plt.show()
 #    network.
 # 4. Why does the theorem ask for $d \ge 2$? Show with random sets that on a line sorting is a continuous list: two
 #    sorted lists differ by just as much as the two sets.
+#
+# ## Next
+# **02_set_refiner**: the search itself, step by step: the paper's algorithm 1, the set encoder it needs, and what can
+# go wrong.
 
 # %%
 rows = follow(ring(4, math.pi / 2))  # 1. a quarter of a turn; every row moves on by one
@@ -701,8 +728,3 @@ A, B = torch.randn(2, 1000, 2, 1, dtype=torch.float64)  # 4. sorting finds the b
 lists = (A.sort(dim=1).values - B.sort(dim=1).values).square().sum((1, 2)) / 2
 assert torch.allclose(lists, squared_error(A, B))
 print("all four answers hold")
-
-# %% [markdown]
-# ## Next
-# **02_set_refiner**: the search itself, step by step: the paper's algorithm 1, the set encoder it needs, and what can
-# go wrong.

@@ -28,7 +28,7 @@ class Painting(InnerLoop, Settings):
         few: Of the whole training, the fraction in which only `few_size` elements are used, and images with few
             objects are shown. With few elements to spare, an object is sooner drawn by one of them alone.
         few_size: See above.
-        jitter, starts, eval_steps: Of the refiner, see `srnlib.restarts.RestartedRefiner`.
+        jitter, starts, spread, eval_steps: Of the refiner, see `srnlib.restarts.RestartedRefiner`.
         train_images: Number of training images.
     """
 
@@ -44,6 +44,7 @@ class Painting(InnerLoop, Settings):
     few_size: int = 8
     jitter: float = 0.0
     starts: int = 1
+    spread: float = 3.0
     eval_steps: int | None = None
     train_images: int
 
@@ -56,8 +57,8 @@ class Painting(InnerLoop, Settings):
 
     def refiner(self, H_agg: nn.Module) -> RestartedRefiner:
         """A refiner around a fresh H_agg."""
-        starts = {"jitter": self.jitter, "starts": self.starts, "eval_steps": self.eval_steps}
-        return super().refiner(H_agg, functools.partial(RestartedRefiner, **starts))
+        own = {name: getattr(self, name) for name in ("jitter", "starts", "spread", "eval_steps")}
+        return super().refiner(H_agg, functools.partial(RestartedRefiner, **own))
 
     def elements(self, step: int) -> tuple[int, float]:
         """How many elements a step uses, and how far the time of few elements has gone, 1 or more once it is over."""

@@ -41,11 +41,15 @@ class InnerLoop:
 def refinement(out: Any) -> dict[str, Tensor]:
     """What a refiner did to each set `[B]`: inner loss before and after, ||S - S0|| / ||S0||.
 
+    The last is bounded by the length of the descent's path: what noise on the start did is no merit of the refiner
+    (`srnlib.restarts`), and one that does nothing has 0. Then the inner loss before is that of the noisy start, too.
+
     Args:
         out: A model's output with the refined set `S`, the proposal `S0` and the inner loop's `trace`; without a
             refiner `trace` is None, and the result empty.
     """
     if out.trace is None:
         return {}
-    moved = (out.S - out.S0).detach().flatten(1).norm(dim=1) / out.S0.detach().flatten(1).norm(dim=1)
+    moved = (out.S - out.S0).detach().flatten(1).norm(dim=1).minimum(out.trace.step_norm.sum(dim=0))
+    moved = moved / out.S0.detach().flatten(1).norm(dim=1)
     return {"inner_first": out.trace.inner_loss[0], "inner_last": out.trace.inner_loss[-1], "moved": moved}

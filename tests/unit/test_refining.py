@@ -5,7 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from srnlib import loop
 from srnlib.refine import GraphRefiner, SetRefiner
+from srnlib.restarts import RestartedRefiner
 from srnlib.set_encoders import GraphEncoder, SetEncoder
 from srnlib.tasks.refining import InnerLoop, refinement
 
@@ -30,10 +32,21 @@ def test_kaiming_makes_h_agg_steeper_and_leaves_biases_alone():
 
 
 def test_refinement_by_hand():
-    trace = SimpleNamespace(inner_loss=torch.tensor([[4.0, 9.0], [2.0, 3.0], [1.0, 0.0]]))
+    norms = torch.tensor([[4.0, 0.0], [3.0, 0.0]])
+    trace = SimpleNamespace(inner_loss=torch.tensor([[4.0, 9.0], [2.0, 3.0], [1.0, 0.0]]), step_norm=norms)
     S0 = torch.tensor([[[3.0, 4.0]], [[0.0, 2.0]]])
     out = SimpleNamespace(S0=S0, S=S0 + torch.tensor([[[0.0, 5.0]], [[0.0, 0.0]]]), trace=trace)
     log = refinement(out)
     assert log["inner_first"].tolist() == [4, 9] and log["inner_last"].tolist() == [1, 0]
     assert log["moved"].tolist() == [1, 0]
     assert refinement(SimpleNamespace(S0=S0, S=S0, trace=None)) == {}
+
+
+def test_a_refiner_that_sleeps_is_seen_in_spite_of_noisy_starts():
+    torch.manual_seed(0)
+    S0, z = torch.randn(3, 4, 2), torch.randn(3, 6)
+    refiner = RestartedRefiner(SetEncoder(2, 6), steps=3, inner_lr=1e-9, jitter=1.0, starts=3)
+    for mode in (True, False):
+        S, trace = refiner.train(mode)(S0, z)
+        log = refinement(SimpleNamespace(S0=S0, S=S, trace=trace))
+        assert loop.collapsed({name: v.mean().item() for name, v in log.items()})

@@ -47,6 +47,16 @@ def test_a_local_minimum_is_left():
     torch.testing.assert_close(several[0], -torch.ones(1, 2, 1), atol=1e-3, rtol=0)
 
 
+def test_a_start_that_diverges_is_not_kept():
+    def H_agg(S):  # beyond 1 the descent runs away
+        return S.flatten(1).pow(3) * 1e3
+
+    S0, z = torch.tensor([[[3.0], [3.1]]]), torch.zeros(1, 2)
+    S, trace = RestartedRefiner(H_agg, starts=200, spread=60.0, steps=30, inner_lr=1e-6).eval()(S0, z)
+    assert not torch.isfinite(refine(S0, z, H_agg, steps=30, inner_lr=1e-6)[1].inner_loss[-1]).any()
+    assert torch.isfinite(S).all() and torch.isfinite(trace.inner_loss[-1]).all()
+
+
 @pytest.mark.parametrize("mode", ("training", "one start"))
 def test_is_the_plain_refiner_in_training_and_with_one_start(mode):
     S0, z, H_agg = problem()
