@@ -12,14 +12,14 @@ from srnlib.train import load_module
 
 
 def main() -> None:
-    """The first test image of four circles above one circle that moves to the right, as in the paper's figure 5."""
+    """The image of the paper's figure 1 above one circle that moves to the right, as in its figure 5."""
     plots.use_style()
-    four = circles.generate(1, 2_000_004, count=4)[0] / 255
+    pair = circles.render(np.array([[[15, 49, 10, 2], [49, 15, 10, 2]]])) / 255
     shift = circles.render(np.array([[[x, 32, 9, 1]] for x in range(12, 52, 4)])) / 255
-    X = torch.from_numpy(np.concatenate([four, shift])).float()
+    X = torch.from_numpy(np.concatenate([pair, shift])).float()
     with torch.no_grad():
         found = {m: load_module(Run.of("circles", m))(X).elements for m in ("baseline", "srn")}
-    fig = plots.key_picture(four[0], {m: e[0] for m, e in found.items()}, shift, {m: e[1:] for m, e in found.items()})
+    fig = plots.key_picture(pair[0], {m: e[0] for m, e in found.items()}, shift, {m: e[1:] for m, e in found.items()})
     path = results.data_dir() / "figures" / "circles.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(path, dpi=110, metadata={"Software": None})
