@@ -187,7 +187,7 @@ assert torch.allclose(L[-1], L[0].flip(0))  # swapped: this list is no function 
 degrees = theta.rad2deg()
 fig, ax = plt.subplots(figsize=(7, 2.8), layout="constrained")
 for row in (0, 1):
-    angle = np.rad2deg(np.unwrap(np.arctan2(L[:, row, 1], L[:, row, 0])))
+    angle = np.rad2deg(np.unwrap(torch.atan2(L[:, row, 1], L[:, row, 0]).numpy()))
     angle = angle - 360 * np.floor(angle[0] / 360)  # so that it begins in 0 .. 360
     ax.plot(degrees, angle, color=SLOT[row], lw=3, label=f"row {row + 1}")
     ax.plot([0, 180], angle[[0, -1]], "o", color=SLOT[row], ms=10)
