@@ -404,7 +404,7 @@ for ax, model in zip(axes, MODELS, strict=True):
 axes[0].set_ylabel("images, %")
 plt.show()
 (more, _), (missed, _) = counted["baseline"], counted["srn"]
-assert (more > 0).sum() > (more < 0).sum() and (missed < 0).sum() > (missed > 0).sum()  # they fail differently
+assert (more > 0).sum() > (more < 0).sum() and (missed == 0).sum() > (more == 0).sum()
 
 # %% [markdown]
 # The two fail in different ways. The baseline mostly splits circles. The SRN's failures come with the smallest circles,
