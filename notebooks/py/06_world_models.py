@@ -458,7 +458,7 @@ display(Markdown("\n".join(lines + [line for *_, line in sorted(order)])))
 # In Pong the inner rate matters most: at 3000 steps each greater one of .01, .05 and .15 is better, seed for seed; more
 # steps help at .15, and did not at .05. In Space Invaders no rate of the SRN stands out from the spread of its seeds at
 # 6000 steps. **Three times as many steps may change this**: there, at the same learning rate, the one SRN is above both
-# C-SWMs at every horizon, on validation and on the test. One seed is one seed: section 7 keeps to the shorter trainings.
+# C-SWMs at every horizon, on validation and on the test. One seed is one seed: section 7 keeps to shorter ones.
 #
 # Notebook 02 found two basins: a refiner that descends, and one that sleeps while the proposal does the work. Each
 # point is a training of an SRN, hollow if it is shorter than those of section 7, across how much of its inner loss the
