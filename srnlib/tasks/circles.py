@@ -60,7 +60,7 @@ class CirclesSettings(Painting):
 
         Both models have the same settings, and about the same core time; the rest is the refiner's own.
         """
-        own = {"srn": {"steps": 92_000, "starts": 8, "eval_steps": 16}, "baseline": {"steps": 150_000}}
+        own = {"srn": {"steps": 76_000, "jitter": 1.0, "starts": 8, "eval_steps": 16}, "baseline": {"steps": 150_000}}
         widths = {"width": 4, "encoder_width": 16, "hidden": 128, "inner_steps": 8, "loss": "cross_entropy"}
         length = {"warmup": 0.005, "cooldown": 0.5, "few": 0.6, "freeze_norm": 0.01, "eval_every": 2000}
         return cls(batch_size=16, lr=3e-3, clip=2000.0, cells=64, **widths, **length, **own[model])

@@ -52,7 +52,7 @@ def test_few_elements_are_the_first_ones_and_last_until_the_loss_says_otherwise(
 
 def test_both_models_are_trained_alike():
     srn, baseline = (dataclasses.asdict(circles.settings("laptop", model)) for model in ("srn", "baseline"))
-    own = {"steps", "starts", "eval_steps"}  # about the same core time; what a baseline does not read
+    own = {"steps", "jitter", "starts", "eval_steps"}  # about the same core time; what a baseline does not read
     assert {name for name in srn if srn[name] != baseline[name]} == own
 
 
