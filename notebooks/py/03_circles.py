@@ -616,8 +616,8 @@ with torch.no_grad():
     decoded = {r: unpatch(superimpose(srn.decoder(S))) for r, (S, _) in sets.items()}
     best, trace = sets[srn.refiner.eval_steps]
     tried = {1: (best, trace.inner_loss[-1])}
-    for k in range(2, 17):
-        e = torch.randn(15, *S0.shape[1:], generator=torch.Generator().manual_seed(0))[k - 2]
+    noise = torch.randn(15, *S0.shape[1:], generator=torch.Generator().manual_seed(0))
+    for k, e in enumerate(noise, 2):
         start = S0 + srn.refiner.spread * S0.std(dim=(1, 2), correction=0, keepdim=True) * e
         S, trace = refine(start, z, srn.refiner.H_agg, **settings | {"steps": srn.refiner.eval_steps})
         better = trace.inner_loss[-1] < tried[k - 1][1]

@@ -555,10 +555,10 @@ with torch.no_grad():
 edges = out.edges[0].numpy()
 span = np.abs(edges - 1).max()
 loop.seed_everything(0)
+nets = {"fresh": task.build("grn", settings).eval(), "trained": TRAINED_NETS["grn"]}
 with torch.no_grad():
-    fresh = task.build("grn", settings).eval()(words, query).edges[0].numpy()
-    four, nets = test4[0].long(), {"fresh": task.build("grn", settings).eval(), "trained": TRAINED_NETS["grn"]}
-    all_edges = {name: net(four, test4[1].long()).edges for name, net in nets.items()}
+    fresh = nets["fresh"](words, query).edges[0].numpy()
+    all_edges = {name: net(test4[0].long(), test4[1].long()).edges for name, net in nets.items()}
 fig, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
 labels = [*story.pattern, *4 * ["padding"]]
 steps = f"after {len(out.trace.step_norm)} steps"
