@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from srnlib.counted_norm import counted_batch_norm
 from srnlib.refine import SetRefiner, Trace
 
 SIGMA, HINGE = 0.5, 1.0  # of energy and loss, in every experiment of C-SWM
@@ -69,6 +70,22 @@ class ObjectExtractor(nn.Sequential):
             nn.Conv2d(width, slots, *second),
             nn.Sigmoid(),
         )
+
+    def forward(self, X: Tensor, counts: Tensor | None = None) -> Tensor:
+        """Observations `[U, C, side, side]` to masks `[U, K, H, W]`, 0..1.
+
+        Args:
+            counts: How often a batch to train on holds each of them, integers `[U]`; once if None.
+
+        Raises:
+            ValueError: If there are counts and the background is to be taken away, which does not count.
+        """
+        background, first, norm, *rest = self
+        if counts is None or not norm.training:
+            return super().forward(X)
+        if isinstance(background, Background):
+            raise ValueError("an extractor that takes the background away needs every copy: leave out counts")
+        return nn.Sequential(*rest)(counted_batch_norm(first(X), norm, counts))
 
 
 def normed_mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
@@ -147,9 +164,9 @@ class WorldModel(nn.Module):
         self.refiner, self.embed = refiner, embed
         self.to(memory_format=torch.channels_last)
 
-    def see(self, X: Tensor) -> Seen:
-        """The perceptual stage: observations `[B, C, 50, 50]` in 0..1 to their states."""
-        masks = self.extractor(X.contiguous(memory_format=torch.channels_last))
+    def see(self, X: Tensor, counts: Tensor | None = None) -> Seen:
+        """The perceptual stage: observations `[B, C, 50, 50]` in 0..1 to their states; `counts` as of the extractor."""
+        masks = self.extractor(X.contiguous(memory_format=torch.channels_last), counts)
         flat = masks.flatten(2)
         S0 = self.encoder(flat)
         if self.refiner is None:
@@ -164,19 +181,24 @@ class WorldModel(nn.Module):
         vector = each if self.copy_action else vector.unflatten(1, (S.shape[1], -1))
         return S + self.transition(S, vector)
 
-    def forward(self, X: Tensor, action: Tensor) -> tuple[Tensor, Seen]:
+    def forward(self, X: Tensor, action: Tensor, whose: Tensor | None = None) -> tuple[Tensor, Seen]:
         """For training, T steps of B episodes: predicted next states, and what was seen.
 
         Args:
-            X: Observations `[B, T + 1, C, 50, 50]` in 0..1.
+            X: Observations `[B, T + 1, C, 50, 50]` in 0..1; with `whose` the distinct ones `[U, C, 50, 50]`.
             action: Integers `[B, T]`.
+            whose: Which of the distinct observations is each, integers `[B, T + 1]`.
 
         Returns:
             Predictions `[B, T, K, D]`, one step ahead of each of the first T observations, and `Seen` with shapes
-            `[B * (T + 1), ...]`, episode by episode.
+            `[B * (T + 1), ...]`, episode by episode; with `whose` `[U, ...]`.
         """
-        seen = self.see(X.flatten(0, 1))
-        now = seen.S.unflatten(0, X.shape[:2])[:, :-1]
+        if whose is None:
+            seen = self.see(X.flatten(0, 1))
+            now = seen.S.unflatten(0, X.shape[:2])[:, :-1]
+        else:
+            seen = self.see(X, torch.bincount(whose.flatten()))
+            now = seen.S[whose[:, :-1]]
         return self.step(now.flatten(0, 1), action.flatten()).view_as(now), seen
 
 

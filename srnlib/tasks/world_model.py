@@ -48,6 +48,8 @@ class WorldModelSettings(InnerLoop, Settings):
         span: See above; divides the length of a training episode.
         background: Whether the extractor takes the background away first.
         same_time: Whether negatives are of other episodes at the same time, instead of any state of the batch.
+        once: Whether an observation that a batch holds several times is seen once; the maths is the same
+            (`srnlib.counted_norm`), and the paper's batches hold a third of copies.
         embed_dim: E, and the width of H_agg's MLP.
         train_episodes, train_length, val_episodes, test_episodes: Number of episodes, and steps of one to train on;
             those to evaluate on have ten steps.
@@ -62,6 +64,7 @@ class WorldModelSettings(InnerLoop, Settings):
     span: int = 1
     background: bool = False
     same_time: bool = False
+    once: bool = False
     embed_dim: int = 512
     inner_lr: float = 0.05
     train_episodes: int = 1000
@@ -100,7 +103,7 @@ class WorldModelSettings(InnerLoop, Settings):
     @classmethod
     def paper(cls, world: str, slots: int) -> WorldModelSettings:
         """Appendix E and the C-SWM code it builds on: 500 epochs of Atari; 100 of 2D Shapes, as C-SWM trained."""
-        model = {"slots": slots, "hidden": 512, "width": 32, "batch_size": 1024}
+        model = {"slots": slots, "hidden": 512, "width": 32, "batch_size": 1024, "once": True}
         if world == "shapes":
             model |= {"state_dim": 2, "first": (10, 10, 0), "second": (1, 1, 0), "train_length": 100}
             return cls(steps=9700, lr=5e-4, test_episodes=10_000, **model)
@@ -115,21 +118,29 @@ class Transitions:
     Args:
         episodes: Of `srnlib.data.atari` or `srnlib.data.shapes`.
         span: T, transitions of an example.
+        once: Whether to give copies of an observation once.
     """
 
-    def __init__(self, episodes: atari.Episodes | shapes.Episodes, span: int):
-        self.episodes, self.span = episodes, span
+    def __init__(self, episodes: atari.Episodes | shapes.Episodes, span: int, once: bool = False):
+        self.episodes, self.span, self.once = episodes, span, once
         self.parts = episodes.actions.shape[1] // span  # of an episode
 
     def __len__(self) -> int:
         return len(self.episodes) * self.parts
 
-    def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Observations uint8 `[B, T + 1, C, 50, 50]` and actions `[B, T]`."""
+    def __getitem__(self, index: Tensor) -> tuple[Tensor, ...]:
+        """Observations uint8 `[B, T + 1, C, 50, 50]` and actions `[B, T]`.
+
+        With `once` the distinct observations `[U, C, 50, 50]`, actions, and which of them is each `[B, T + 1]`.
+        """
         episode, part = np.divmod(index.numpy()[:, None], self.parts)
         step = part * self.span + np.arange(self.span + 1)
         actions = self.episodes.actions[episode, step[:, :-1]]
-        return torch.from_numpy(self.episodes.observe(episode, step)), torch.from_numpy(actions)
+        X, actions = torch.from_numpy(self.episodes.observe(episode, step)), torch.from_numpy(actions)
+        if not self.once:
+            return X, actions
+        places, whose = ranking.distinct(X.flatten(0, 1))
+        return X.flatten(0, 1)[places], actions, whose.view(step.shape)
 
 
 class WorldModels(Task):
@@ -190,12 +201,13 @@ class WorldModels(Task):
 
     def dataset(self, settings: WorldModelSettings, seed: int) -> Transitions:
         """The same episodes whatever the seed, as in the original."""
-        return Transitions(self.episodes(settings, "train"), settings.span)
+        return Transitions(self.episodes(settings, "train"), settings.span, settings.once)
 
     def loss(self, module, batch, settings, step) -> tuple[Tensor, dict[str, Tensor]]:
         """C-SWM's contrastive loss of a transition."""
-        predicted, seen = module(batch[0] * (1 / 255), batch[1])
-        S = seen.S.unflatten(0, batch[0].shape[:2])
+        X, action, *whose = batch  # whose: with `once`
+        predicted, seen = module(X * (1 / 255), action, *whose)
+        S = seen.S[whose[0]] if whose else seen.S.unflatten(0, X.shape[:2])
         found = contrastive_loss(S, predicted, same_time=settings.same_time)
         return found, {name: v.mean() for name, v in refinement(seen).items()}
 

@@ -125,6 +125,39 @@ def test_forward_is_see_then_step():
         torch.testing.assert_close(predicted[:, t], expected)
 
 
+@pytest.mark.parametrize("refined", [False, True])
+def test_copies_seen_once_teach_the_same(refined):
+    """Loss, every gradient and the running statistics of a batch with copies, in double precision."""
+    refiner = SetRefiner(SetEncoder(2, 16, hidden=8), steps=3, inner_lr=0.1) if refined else None
+    X, action = torch.rand(4, 3, 50, 50, dtype=torch.float64), torch.randint(20, (3, 2))
+    whose = torch.tensor([[0, 1, 1], [1, 2, 3], [0, 0, 0]])
+    worlds = [model(refiner, nn.Linear(125, 16) if refined else None).double().train() for _ in range(2)]
+    worlds[1].load_state_dict(worlds[0].state_dict())
+    plain, once = worlds[0](X[whose], action), worlds[1](X, action, whose)
+    assert len(once[1].S) == 4
+    torch.testing.assert_close(once[0], plain[0])
+    torch.testing.assert_close(once[1].S[whose], plain[1].S.view(3, 3, 5, 2))
+    gradients = [
+        torch.autograd.grad(contrastive_loss(S, predicted, same_time=True), list(world.parameters()))
+        for world, predicted, S in (
+            (worlds[0], plain[0], plain[1].S.view(3, 3, 5, 2)),
+            (worlds[1], once[0], once[1].S[whose]),
+        )
+    ]
+    assert any(g.abs().max() > 1e-3 for g in gradients[0])
+    for found, expected in zip(*reversed(gradients), strict=True):
+        torch.testing.assert_close(found, expected)
+    for found, expected in zip(worlds[1].buffers(), worlds[0].buffers(), strict=True):
+        torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(worlds[1].eval().see(X, torch.ones(4)).S, worlds[1].see(X).S)  # nothing to count
+
+
+def test_the_background_does_not_count_copies():
+    extractor = ObjectExtractor(3, 50, 5, 4, (10, 10, 0), (1, 1, 0), background=True)
+    with pytest.raises(ValueError, match="leave out counts"):
+        extractor(torch.rand(2, 3, 50, 50), torch.tensor([1, 2]))
+
+
 def test_actions_reach_the_pushed_object_or_all():
     for copy, actions in ((False, 20), (True, 4)):
         world = model(actions=actions, copy_action=copy).eval()

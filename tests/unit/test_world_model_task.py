@@ -90,6 +90,24 @@ def test_examples_are_stretches_of_episodes():
                 at += 1
 
 
+def test_examples_without_copies_are_the_same_examples():
+    episodes = shapes.generate(4, 0, steps=6)
+    episodes.places[2] = episodes.places[0]
+    index = torch.tensor([0, 1, 2, 3, 12, 13])
+    (X, actions), (distinct, again, whose) = Transitions(episodes, 1)[index], Transitions(episodes, 1, once=True)[index]
+    assert len(distinct) < X.shape[0] * X.shape[1] and whose.shape == X.shape[:2]
+    assert torch.equal(distinct[whose], X) and torch.equal(again, actions)
+
+
+def test_once_trains_as_copies_do():
+    """The first losses of the paper's model on a batch with copies, but for rounding."""
+    losses = []
+    for once in (False, True):
+        run = Run.of("shapes", "srn_k5", "smoke", 0, span=1, batch_size=8, once=once)
+        losses.append([row["loss"] for row in train.train(run, show=False)["history"]])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3) and losses[0]
+
+
 @pytest.mark.parametrize("name", ["pong", "space_invaders", "shapes"])
 def test_models_are_trained_alike(name):
     """But for the constant encoder, and each with its own rates; the number of objects changes nothing else."""
