@@ -43,12 +43,23 @@ class CellEncoder(nn.Module):
         embed_dim: E, size of the embedding; None builds no H_embed (a model without refiner).
         reach: Places x and y lie in -reach .. reach (paper: 1).
         inverted: Look at 1 - X, so that the white ground is 0, as the padding is (paper: no).
+        embed_scale: z is multiplied by it (paper: 1). H_agg divides its features by the number of cells; unless z is
+            as small, the inner loss is the length of z, and little that a set does can lower it.
     """
 
     cells = 25
 
-    def __init__(self, channels: int, embed_dim: int | None, *, reach: float = 1.0, inverted: bool = False):
+    def __init__(
+        self,
+        channels: int,
+        embed_dim: int | None,
+        *,
+        reach: float = 1.0,
+        inverted: bool = False,
+        embed_scale: float = 1.0,
+    ):
         super().__init__()
+        self.embed_scale = embed_scale
         stack = []
         for inputs in (3, channels, channels, channels):
             stack += [nn.Conv2d(inputs, channels, 3, 2, 1), nn.ReLU(), nn.BatchNorm2d(channels)]
@@ -66,7 +77,7 @@ class CellEncoder(nn.Module):
         X = (1 - X if self.inverted else X).contiguous(memory_format=torch.channels_last)
         maps = self.features(X).flatten(2)  # [B, channels, 25]
         S0 = torch.cat([maps.transpose(1, 2), self.places.expand(len(X), -1, -1)], dim=2)
-        return S0, None if self.embed is None else self.embed(maps.flatten(1))
+        return S0, None if self.embed is None else self.embed_scale * self.embed(maps.flatten(1))
 
 
 class RelationNetwork(nn.Module):
