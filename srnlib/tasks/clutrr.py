@@ -24,71 +24,12 @@ from srnlib.models.language import Answer, PairReasoner, StoryEncoder, StoryMode
 from srnlib.refine import GraphRefiner
 from srnlib.results import data_dir
 from srnlib.set_encoders import GraphEncoder, SetEncoder
-from srnlib.tasks import Settings, Task
-from srnlib.tasks.refining import InnerLoop, refinement
+from srnlib.tasks import Task
+from srnlib.tasks.clutrr_settings import ClutrrSettings
+from srnlib.tasks.refining import refinement
 
 TRAINED = (2, 3, 4)  # k of the training stories, and of the paper's mean
 VAL_SEED, TEST_SEED = 1_000_000, 2_000_000  # of generated stories; above every training seed
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ClutrrSettings(InnerLoop, Settings):
-    """Settings of CLUTRR.
-
-    Attributes:
-        embed_dim, hidden, layers, dropout, read_story: Of the LSTM, see `srnlib.models.language.StoryEncoder`.
-        reason: Width of the relation network's g.
-        set_size: N, of all models but `rn`.
-        agg: Width of H_agg.
-        pool_edges: Whether GRN's H_agg is `GraphEncoder`, which pools edges too, or the cheap `TripleEncoder`.
-        l2: Adam's weight decay as published: half the squared weights times this is added to the loss.
-        vocabulary: Tokens told apart, at most; rarer words become one.
-        train_stories: Generated stories for each of k = 2, 3, 4, validation included; the release has its own number.
-        val_stories: Stories for each k that are validated on, about.
-        test_stories: Generated stories for each k to test on; of the release all are.
-    """
-
-    embed_dim: int
-    hidden: int
-    layers: int
-    dropout: float
-    read_story: bool
-    reason: int
-    set_size: int = 20
-    agg: int
-    pool_edges: bool = False
-    inner_momentum: float = 0.0
-    l2: float = 0.0
-    vocabulary: int = 2048
-    train_stories: int = 5000
-    val_stories: int = 400
-    test_stories: int = 400
-
-    @classmethod
-    def smoke(cls, model: str) -> ClutrrSettings:
-        """Seconds, for tests: little is learned."""
-        words = {"embed_dim": 8, "hidden": 8, "layers": 1, "dropout": 0.0, "read_story": False}
-        sizes = {"reason": 8, "set_size": 14, "agg": 8, "inner_steps": 2, "inner_lr": 0.1}
-        counts = {"train_stories": 100, "val_stories": 10, "test_stories": 10}
-        return cls(steps=20, batch_size=16, lr=5e-3, eval_every=10, **words, **sizes, **counts)
-
-    @classmethod
-    def laptop(cls, model: str) -> ClutrrSettings:
-        """One CPU core, minutes: a third of the published width, one LSTM layer, a query read from the sentences."""
-        words = {"embed_dim": 32, "hidden": 32, "layers": 1, "dropout": 0.2, "read_story": False}
-        inner = {"inner_steps": 5, "inner_lr": 1.0}
-        length = {"steps": 4725, "warmup": 0.05, "cooldown": 0.5, "eval_every": 189}  # 25 epochs of the release
-        return cls(batch_size=64, lr=4e-3, clip=1.0, reason=32, agg=32, **words, **inner, **length)
-
-    @classmethod
-    def paper(cls, model: str) -> ClutrrSettings:
-        """Section 3.3, appendix F and, where these refer to it, the baseline's published configuration; 50 epochs."""
-        words = {"embed_dim": 100, "hidden": 100, "layers": 2, "read_story": True, "vocabulary": 4096}
-        regular = {"dropout": 0.0 if model.startswith("rn") else 0.5, "l2": {"srn": 1e-4, "grn": 5e-6}.get(model, 0.0)}
-        inner = {"inner_steps": 10, "inner_lr": 0.0005} if model == "grn" else {"inner_steps": 5, "inner_lr": 0.001}
-        inner |= {"kaiming": False, "pool_edges": True}
-        length = {"steps": 37_700, "eval_every": 754}
-        return cls(batch_size=16, lr=1e-3, clip=1.0, reason=64, agg=512, **words, **regular, **inner, **length)
 
 
 class Clutrr(Task):
