@@ -134,6 +134,15 @@ def test_places_are_those_of_the_cells():
     torch.testing.assert_close(y, torch.linspace(-1, 1, 5)[:, None].expand(5, 5))
 
 
+def test_embed_scale_scales_z_alone():
+    X = torch.rand(2, 3, 75, 75)
+    encoder, small = CellEncoder(4, 8).eval(), CellEncoder(4, 8, embed_scale=1 / 25).eval()
+    small.load_state_dict(encoder.state_dict())
+    (S0, z), (other, scaled) = encoder(X), small(X)
+    assert torch.equal(S0, other)
+    torch.testing.assert_close(25 * scaled, z)
+
+
 def test_inverted_encoder_looks_at_the_negative_and_reach_scales_the_places():
     torch.manual_seed(0)
     straight = CellEncoder(4, 8).eval()
