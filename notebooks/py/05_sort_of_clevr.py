@@ -242,7 +242,7 @@ for model in MODELS:
     live[model] = task.build(model, run.settings)
     history[model] = loop.fit(task, live[model], run.settings, seed=0, on=loop.accelerator("cpu"), show=False)
     for row in history[model]:
-        inner = f"  inner loss {row['inner_first']:.0f} -> {row['inner_last']:.0f}" if model == "srn" else ""
+        inner = f"  inner loss {row['inner_first']:.1f} -> {row['inner_last']:.1f}" if model == "srn" else ""
         print(f"{NAMES[model]:8s}  step {row['step']:3d}  {row['core_seconds']:4.1f} core-s  loss {row['loss']:.2f}",
               f" shape {row['shape']:3.0f} %  left {row['left']:3.0f} %  top {row['top']:3.0f} %{inner}")
     assert history[model][-1]["loss"] < 0.95 * history[model][0]["loss"]  # it learns
@@ -414,7 +414,7 @@ right.axvline(trained_for, color=COLOURS["paper"], linestyle="--")
 left.legend()
 plt.show()
 first, last, moved = (RECORDS["srn"][0]["metrics"][key] for key in ("inner.first", "inner.last", "moved"))
-print(f"inner loss {first:.0f} -> {last:.0f}, {100 - 100 * last / first:.0f} % taken away; moved {moved:.2f}")
+print(f"inner loss {first:.1f} -> {last:.1f}, {100 - 100 * last / first:.0f} % taken away; moved {moved:.2f}")
 spread, of_code = z.std(dim=0).mean(), code.std(dim=0).mean()
 print(f"from image to image a number of z varies by {spread:.2f}, one of H_agg(S0) by {of_code:.2f}")
 assert of_code < 0.1 * spread
