@@ -337,6 +337,7 @@ for pair, game in zip(axes.reshape(2, 2), GAMES, strict=True):
             label = NAMES[kind] if r["seed"] == 0 else None  # a line a seed, one entry a model
             ax.plot([h["step"] for h in rows], [h[key] for h in rows], color=COLOURS[kind], label=label)
     pair[0].set(title=f"{GAMES[game]}: loss", xlabel="training step", yscale="log")
+    pair[0].yaxis.set_minor_formatter("")
     pair[1].set(title="validation MRR (dedup), %", xlabel="training step", ylim=(0, None))
 axes[0].legend(fontsize=8)
 plt.show()
