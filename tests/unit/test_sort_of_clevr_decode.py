@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from srnlib import loop
+from srnlib import loop, results
 from srnlib.checkpoints import CheckpointError
 from srnlib.data import sort_of_clevr as data
 from srnlib.models.frozen_decoder import ink
 from srnlib.models.image import patch, unpatch
+from srnlib.runs import Run
 from srnlib.tasks import TASKS
 from srnlib.tasks.sort_of_clevr import pixels
 from srnlib.tasks.sort_of_clevr_decode import count_objects
+from srnlib.train import load_module
 
 TASK = TASKS["sort_of_clevr_decode"]
 SMOKE = TASK.settings("smoke", "srn")
@@ -95,3 +97,13 @@ def test_evaluation_and_missing_source():
     assert scores["error.blank"] == pytest.approx((blank**2).sum(axis=(1, 2, 3)).mean(), rel=1e-5)
     with pytest.raises(CheckpointError):
         TASK.build("srn", dataclasses.replace(SMOKE, source_profile="smoke", source_seed=77))
+
+
+@pytest.mark.parametrize("record", results.load("sort_of_clevr_decode"), ids=lambda record: record["checkpoint"])
+def test_shipped_decoders_are_of_the_shipped_models(record):
+    """A model that is trained anew needs a decoder that is trained anew."""
+    decoder = load_module(Run.of("sort_of_clevr_decode", record["model"], record["profile"], record["seed"]))
+    config = record["config"]
+    source = load_module(Run.of("sort_of_clevr", record["model"], config["source_profile"], config["source_seed"]))
+    for name, tensor in decoder.perception.state_dict().items():
+        assert torch.equal(tensor, source.state_dict()[name]), name
