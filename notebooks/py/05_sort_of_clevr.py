@@ -229,8 +229,7 @@ for profile in ("laptop", "paper"):
 # a kind there are, and so the likelier answer). `laptop` starts better than D.1: Kaiming's initialisation, the mean
 # over pairs batch-normalised in place of the sum, the negative of the image (so that white is 0), places in -4 to 4
 # instead of -1 to 1, the question's initial weights times 4, z divided by the number of cells (section 7), and at first
-# only non-relational questions. Here a few
-# seconds of it, on non-relational questions.
+# only non-relational questions. Here a few seconds of it, on non-relational questions.
 # Compare with guessing: half of *left* and *top*, and two thirds of *shape* for one who only counts (section 5).
 # Seconds are enough to see the loss fall; to bind shapes to colours takes minutes (section 6).
 
@@ -259,8 +258,8 @@ assert not loop.collapsed(history["srn"][-1])  # the refiner moves its set
 # relational accuracy on validation.
 #
 # **Two things differ besides the refiner**: we equalise core time, so that the costlier SRN sees fewer images, and its
-# learning rate is lower: in short trials on validation (not kept) a model with a refiner did not bear RN's. So a
-# deficit of the SRN may be one of its training.
+# learning rate is lower: in short trials on validation (not kept) a model with a refiner did not bear RN's. RN was not
+# tried with the lower one at this length. So a part of a difference may be one of training.
 
 # %% tags=["nbval-check-output"]
 PROFILE = "laptop"
@@ -411,7 +410,8 @@ with torch.no_grad():
 low, middle, high = trace.inner_loss.quantile(torch.tensor([0.1, 0.5, 0.9]), dim=1)
 right.plot(middle, color=COLOURS["srn"])
 right.fill_between(range(21), low, high, color=COLOURS["srn"], alpha=0.2, linewidth=0)
-right.set(xlabel="refinement step", ylabel="inner loss", yscale="log", xticks=range(0, 21, 5), title="10, 50, 90 %")
+right.set(xlabel="refinement step", ylabel="inner loss", ylim=(0, None), xticks=range(0, 21, 5))
+right.set_title("Median, and 10 to 90 % of the images")
 right.axvline(trained_for, color=COLOURS["paper"], linestyle="--")
 left.legend()
 plt.show()
@@ -421,12 +421,12 @@ for what, r in {"z / 25, as shipped": RECORDS["srn"][0], f"z, {before['config'][
     first, last, moved = (r["metrics"][key] for key in ("inner.first", "inner.last", "moved"))
     print(f"{what:18s} inner loss {first:.1f} -> {last:.1f}, {100 - 100 * last / first:.0f} % taken; moved {moved:.2f}")
 told = {name: 100 * (1 - (z - code).var(dim=0).sum() / z.var(dim=0).sum()) for name, code in codes.items()}
-print("of what z varies by from image to image, H_agg tells of", ", ".join(f"{k} {v:.0f} %" for k, v in told.items()))
+print("of what z varies by, H_agg tells of", ", ".join(f"{k} {max(v.item(), 0):.0f} %" for k, v in told.items()))
 assert told["S0"] < 50 < told["after 20"]
 
 # %% [markdown]
-# As in the paper, without steps *count* stays, *closest* falls a little, and *furthest* falls to about counting:
-# these answers need the steps. And the steps are a search: the proposals encode to nearly the same code for all
+# As in the paper, without steps *count* stays, *closest* falls a little, and *furthest* falls to counting or
+# below: these answers need the steps. And the steps are a search: the proposals encode to nearly the same code for all
 # images, the refined sets to one that tells of most of what z tells. It was not so from the start. H_agg divides its
 # features by the number of cells; with an undivided z, longer than any code, an earlier training took away a few
 # percent of the inner loss (second line) and did not reach RN. Since then z is divided too, with an inner rate to
