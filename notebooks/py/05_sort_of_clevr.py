@@ -69,7 +69,7 @@ from srnlib.models.relation_network import RelationNetwork
 from srnlib.robustness import FURTHEST_FROM_RED, right_when_turned
 from srnlib.runs import Run
 from srnlib.tasks import TASKS
-from srnlib.tasks.sort_of_clevr import QUESTIONS, answerer
+from srnlib.tasks.sort_of_clevr import ABLATION, QUESTIONS, answerer
 from srnlib.train import load_module
 
 plots.use_style()
@@ -360,6 +360,7 @@ display(Markdown("\n".join(lines)))
 # Accuracy on validation against core-minutes: CPU time of one core, so that the costlier refiner has no free ride.
 
 # %%
+TRAINED = {m: load_module(Run.of("sort_of_clevr", m, PROFILE)) for m in MODELS}
 fig, axes = plt.subplots(1, 5, figsize=(11, 2.8), layout="constrained", sharey=True)
 titles = {"nonrelational": "non-relational", "count": "count", "closest": "closest", "furthest": "furthest"}
 for ax, (key, title) in zip(axes, (titles | {"turns.dataset": "turned easy scenes"}).items(), strict=True):
@@ -388,20 +389,17 @@ plt.show()
 # > guessing is 50%)."
 
 # %%
-found = sorted(int(k.removeprefix("furthest.inner")) for k in RECORDS["srn"][0]["metrics"] if "furthest.inner" in k)
 trained_for = RECORDS["srn"][0]["config"]["inner_steps"]
 fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3), layout="constrained")
 published = {"count": (100, 100), "closest": (87, 95), "furthest": (63, 96)}
 for key, colour in zip(published, plt.rcParams["axes.prop_cycle"].by_key()["color"][2:], strict=False):
-    at = [np.mean(ours_of("srn", f"{key}.inner{r}")) for r in found]
-    left.plot(found, at, "o-", color=colour, label=key)
-    apart = np.array((0, 5)) + 0.4 * list(published).index(key) - 0.4  # stars that do not hide each other
-    left.plot(apart, published[key], "*", color=colour, markersize=10, markeredgecolor="black")
+    at = [np.mean(ours_of("srn", f"{key}.inner{r}")) for r in ABLATION]
+    left.plot(ABLATION, at, "o-", color=colour, label=key)
+    left.plot((0, 5), published[key], "*", color=colour, markersize=10, markeredgecolor="black", alpha=0.8)
     print(f"{key:8s} without steps {at[0]:.0f} %, with {trained_for} {np.mean(ours_of('srn', key)):.0f} %",
           f"(paper: {published[key][0]} %, {published[key][1]} %); counting only {PLATEAU[key]:.0f} %")
 left.set(xlabel="steps at test time", ylabel="right, %", ylim=(0, 104), xticks=range(0, 21, 5), title="Stars: paper")
 left.axvline(trained_for, color=COLOURS["paper"], linestyle="--", label="steps in training")
-TRAINED = {m: load_module(Run.of("sort_of_clevr", m, PROFILE)) for m in MODELS}
 srn, test = TRAINED["srn"], torch.from_numpy(data.generate(100, 2_000_000)[0]).float() / 255
 with torch.no_grad():
     (S0, z), H_agg = srn.encoder(test), srn.refiner.H_agg
@@ -410,13 +408,11 @@ with torch.no_grad():
 low, middle, high = trace.inner_loss.quantile(torch.tensor([0.1, 0.5, 0.9]), dim=1)
 right.plot(middle, color=COLOURS["srn"])
 right.fill_between(range(21), low, high, color=COLOURS["srn"], alpha=0.2, linewidth=0)
-right.set(xlabel="refinement step", ylabel="inner loss", ylim=(0, None), xticks=range(0, 21, 5))
-right.set_title("Median, and 10 to 90 % of the images")
+right.set(xlabel="refinement step", ylabel="inner loss: median, 10 to 90 %", ylim=(0, None), xticks=range(0, 21, 5))
 right.axvline(trained_for, color=COLOURS["paper"], linestyle="--")
 left.legend()
 plt.show()
-undivided = [r for r in results.load("sort_of_clevr", "srn") if r["config"].get("embed_scale", 1) == 1]
-before = max(undivided, key=lambda r: r["config"]["steps"])  # a shorter training, z as the paper has it
+before = max(results.load("sort_of_clevr", "srn"), key=lambda r: r["config"].get("embed_scale", 1))  # shorter, z whole
 for what, r in {"z / 25, as shipped": RECORDS["srn"][0], f"z, {before['config']['steps']} steps": before}.items():
     first, last, moved = (r["metrics"][key] for key in ("inner.first", "inner.last", "moved"))
     print(f"{what:18s} inner loss {first:.1f} -> {last:.1f}, {100 - 100 * last / first:.0f} % taken; moved {moved:.2f}")
