@@ -53,7 +53,7 @@ class DecodeSettings(Settings):
     @classmethod
     def laptop(cls) -> DecodeSettings:
         """One CPU core, at most half an hour: a narrow decoder and fewer images to overfit."""
-        length = {"steps": 1500, "warmup": 0.02, "cooldown": 0.4, "eval_every": 500}
+        length = {"steps": 9000, "warmup": 0.02, "cooldown": 0.4, "eval_every": 1500}
         return cls(batch_size=8, lr=3e-3, width=4, cells=80, train_images=500, **length)
 
     @classmethod
