@@ -486,7 +486,8 @@ assert PUBLISHED, "no run with the published inner learning rate"
 short = len(PUBLISHED[0]["history"])
 trials = {"SRN, published loop": PUBLISHED, f"control, up to epoch {short}": RECORDS["clutrr"]["rn_fixed"],
           "SRN, dropout .5": [r for r in results.load("clutrr", "srn") if r["config"]["dropout"] == 0.5],
-          "SRN, ours": RECORDS["clutrr"]["srn"]}
+          **{f"SRN, inner rate {lr}": [r for r in results.load("clutrr", "srn") if r["config"]["inner_lr"] == lr]
+             for lr in (0.1, 0.3)}, "SRN, ours": RECORDS["clutrr"]["srn"]}
 heads = "seed | epochs | set moved, epoch 1 | last epoch | best epoch on test, % | best on validation, %"
 lines = [f"| on the release | {heads} |", "|---|---:|---:|---:|---:|---:|---:|"]
 for label, records in trials.items():
