@@ -37,10 +37,22 @@ class ImageEncoder(nn.Module):
         element_dim: D.
         embed_dim: E; None builds no H_embed (the baseline).
         size: Image side in pixels, 64 or 128 (paper), or 32.
+        embed_scale: z is multiplied by it (paper: 1). Where H_agg's encodings are small beside H_embed's, the inner
+            loss is the length of z, little that a set does can lower it, and the refiner falls asleep.
     """
 
-    def __init__(self, width: int, set_size: int, element_dim: int, embed_dim: int | None, size: int = 64):
+    def __init__(
+        self,
+        width: int,
+        set_size: int,
+        element_dim: int,
+        embed_dim: int | None,
+        size: int = 64,
+        *,
+        embed_scale: float = 1.0,
+    ):
         super().__init__()
+        self.embed_scale = embed_scale
         side = size // 32
         features = 8 * width * side * side
         if size not in (32, 64, 128) or features % set_size:
@@ -60,7 +72,8 @@ class ImageEncoder(nn.Module):
         """Returns the proposed set S0 `[B, N, D]` and the embedding z `[B, E]` (None in a baseline)."""
         flat = self.features(X).flatten(1)
         groups = flat.unflatten(1, (self.set_size, -1)).transpose(1, 2)  # [B, features / N, N]
-        return self.propose(groups).transpose(1, 2), None if self.embed is None else self.embed(flat)
+        z = None if self.embed is None else self.embed_scale * self.embed(flat)
+        return self.propose(groups).transpose(1, 2), z
 
 
 class SetDecoder(nn.Module):
@@ -130,7 +143,7 @@ class SetAutoencoder(nn.Module):
         size: Image side in pixels, 32, 64 or 128.
         encoder_width: Filters of the encoder's first layer (paper: 64, as `width`).
         refiner: A `SetRefiner` whose H_agg encodes `[B, N, D]` to `[B, embed_dim]`; None for the baseline.
-        embed_dim: E, read only with a refiner.
+        embed_dim, embed_scale: E, and what z is multiplied by; read only with a refiner.
 
     Attributes:
         active: How many of the proposed elements are used, all if None. A training may begin with fewer; like the mode
@@ -149,10 +162,12 @@ class SetAutoencoder(nn.Module):
         encoder_width: int | None = None,
         refiner: SetRefiner | None = None,
         embed_dim: int = 100,
+        embed_scale: float = 1.0,
     ):
         super().__init__()
         embed = None if refiner is None else embed_dim
-        self.encoder = ImageEncoder(encoder_width or width, set_size, element_dim, embed, size)
+        shape = (encoder_width or width, set_size, element_dim, embed, size)
+        self.encoder = ImageEncoder(*shape, embed_scale=embed_scale)
         self.refiner = refiner
         self.decoder = SetDecoder(width, element_dim, size)
         self.to(memory_format=torch.channels_last)

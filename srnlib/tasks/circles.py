@@ -98,7 +98,7 @@ class Circles(Task):
             H_agg = SetEncoder(settings.element_dim, settings.embed_dim, hidden=settings.hidden)
             refiner = settings.refiner(H_agg)
         shape = (settings.width, settings.set_size, settings.element_dim, settings.size)
-        embed = {"refiner": refiner, "embed_dim": settings.embed_dim}
+        embed = {"refiner": refiner, "embed_dim": settings.embed_dim, "embed_scale": settings.embed_scale}
         return SetAutoencoder(*shape, encoder_width=settings.encoder_width, **embed)
 
     def dataset(self, settings: CirclesSettings, seed: int) -> TensorDataset:

@@ -23,6 +23,7 @@ class Painting(InnerLoop, Settings):
         width, encoder_width: Of decoder and encoder, see `srnlib.models.image.SetAutoencoder`.
         hidden: Width of H_agg's MLP.
         set_size, element_dim, embed_dim: N, D and E.
+        embed_scale: What z is multiplied by, see `srnlib.models.image.ImageEncoder`.
         size: Of the images.
         cells: How many 4x4 cells of an image the loss samples, with weights that keep it unbiased; None for all.
         few: Of the whole training, the fraction in which only `few_size` elements are used, and images with few
@@ -38,6 +39,7 @@ class Painting(InnerLoop, Settings):
     embed_dim: int
     set_size: int = 16
     element_dim: int = 10
+    embed_scale: float = 1.0
     size: int
     cells: int | None = None
     few: float = 0.0

@@ -13,7 +13,8 @@ from srnlib.data.clevr_boxes import fill, published
 from srnlib.data.clevr_geometry import boxes
 from srnlib.models.image import unpatch
 from srnlib.tasks import TASKS, Settings
-from srnlib.tasks.clevr import ClevrSettings, evaluation_batches, scenes, tensors
+from srnlib.tasks.clevr import ClevrSettings, evaluation_batches, scenes, tensors, weighted
+from srnlib.tasks.painting import cross_entropy
 
 TASK = TASKS["clevr"]
 
@@ -53,6 +54,32 @@ def test_both_models_are_trained_alike_and_differ_by_the_refiner():
     parts = [set(smoke(model)[1].state_dict()) for model in TASK.models]
     assert parts[0] < parts[1]
     assert all(name.startswith(("refiner.", "encoder.embed.")) for name in parts[1] - parts[0])
+
+
+def test_black_weight_darkens_what_is_uncertain_and_nothing_else():
+    p = torch.rand(4, 6, generator=torch.Generator().manual_seed(0))
+    target = torch.tensor([0.0, 0.5, 0.0, 1.0, 0.1, 0.0]).expand(4, 6)
+    plain = cross_entropy(p, target)
+    assert torch.equal(weighted(p, target, 1.0), plain)
+    torch.testing.assert_close(weighted(p, target, 5.0), plain * (1 + 4 * (target == 0)))
+
+    there, bright = 0.1, 0.4  # one value in ten is painted, 0.4 bright: with weight w, q v / (q + w (1 - q)) is best
+    p = torch.linspace(0, 0.2, 20_001)
+    for w in (1.0, 5.0):
+        mean = there * weighted(p, torch.tensor(bright), w) + (1 - there) * weighted(p, torch.tensor(0.0), w)
+        expected = there * bright / (there + w * (1 - there))
+        assert abs(p[mean.argmin()] - expected) < 2e-4
+
+
+def test_black_weight_is_that_of_the_loss():
+    settings, module = smoke("baseline", cells=None)
+    batch = TASK.dataset(settings, 0)[torch.arange(8)]
+    X, Y = tensors(*batch)
+    losses = {w: TASK.loss(module, batch, dataclasses.replace(settings, black_weight=w), 0)[0] for w in (1.0, 3.0)}
+    black = (cross_entropy(module(X).image, Y) * (Y == 0)).sum() / Y.numel()
+    torch.testing.assert_close(losses[3.0] - losses[1.0], 2 * black)
+    with pytest.raises(ValueError, match="black_weight must be positive, got 0"):
+        dataclasses.replace(settings, black_weight=0)
 
 
 def test_training_begins_with_half_of_the_elements_and_the_emptier_half_of_a_batch():

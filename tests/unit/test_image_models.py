@@ -1,5 +1,7 @@
 """The Circles models against appendix B.1, layer by layer, and the decoder's shortcuts against torch's own layers."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -124,3 +126,18 @@ def test_elements_are_decoded_alike_in_any_order():
 def test_sizes_that_do_not_fit_are_refused(size, set_size):
     with pytest.raises(ValueError, match="must"):
         ImageEncoder(2, set_size, 10, None, size)
+
+
+def test_embed_scale_scales_z_alone():
+    X = torch.rand(2, 3, 64, 64)
+    encoder, small = ImageEncoder(2, 4, 3, 8).eval(), ImageEncoder(2, 4, 3, 8, embed_scale=1 / 16).eval()
+    small.load_state_dict(encoder.state_dict())
+    (S0, z), (other, scaled) = encoder(X), small(X)
+    assert torch.equal(S0, other)
+    torch.testing.assert_close(16 * scaled, z)
+
+
+@pytest.mark.parametrize("name", ["circles", "clevr"])
+def test_embed_scale_of_the_settings_reaches_the_encoder(name):
+    settings = dataclasses.replace(TASKS[name].settings("smoke", "srn"), embed_scale=0.25)
+    assert TASKS[name].build("srn", settings).encoder.embed_scale == 0.25
