@@ -75,9 +75,16 @@ def test_black_weight_is_that_of_the_loss():
     settings, module = smoke("baseline", cells=None)
     batch = TASK.dataset(settings, 0)[torch.arange(8)]
     X, Y = tensors(*batch)
-    losses = {w: TASK.loss(module, batch, dataclasses.replace(settings, black_weight=w), 0)[0] for w in (1.0, 3.0)}
-    black = (cross_entropy(module(X).image, Y) * (Y == 0)).sum() / Y.numel()
-    torch.testing.assert_close(losses[3.0] - losses[1.0], 2 * black)
+
+    def loss(weight, step, **changes):
+        changed = dataclasses.replace(settings, black_weight=weight, **changes)
+        return TASK.loss(module, batch, changed, step)[0].item()
+
+    black = (cross_entropy(module(X).image, Y) * (Y == 0)).sum().item() / Y.numel()
+    assert loss(3.0, 0) - loss(1.0, 0) == pytest.approx(2 * black, rel=1e-3)
+    few = {"few": 0.5, "few_size": 4}  # of 20 steps: the weight rises until the tenth
+    extra = [loss(3.0, step, **few) - loss(1.0, step, **few) for step in (0, 5, 10)]
+    assert extra[0] == 0 < extra[1] < extra[2] == pytest.approx(2 * black, rel=1e-3)
     with pytest.raises(ValueError, match="black_weight must be positive, got 0"):
         dataclasses.replace(settings, black_weight=0)
 
