@@ -58,7 +58,7 @@ class ClevrSettings(Painting):
     @classmethod
     def laptop(cls, steps: int) -> ClevrSettings:
         """One CPU core: 3/64 of the paper's channels in the decoder, 1/4 in the encoder, 1/8 in H_agg."""
-        model = {"width": 3, "encoder_width": 16, "hidden": 64, "embed_dim": 64, "embed_scale": 1 / 16}
+        model = {"width": 3, "encoder_width": 16, "hidden": 64, "embed_dim": 64, "embed_scale": 1 / 16, "inner_lr": 4.0}
         length = {"steps": steps, "warmup": 0.01, "cooldown": 0.5, "few": 0.8, "freeze_norm": 0.025, "eval_every": 1000}
         return cls(batch_size=16, lr=2e-3, clip=1.0, cells=256, black_weight=5.0, **model, **length)
 
