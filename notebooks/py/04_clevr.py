@@ -207,15 +207,6 @@ print(
 )
 assert abs(estimates.mean() - by_hand.mean()) < 4 * estimates.std() / 20  # unbiased
 print("cross-entropy by hand = torch's, and sampling it is unbiased: checked")
-
-# %% [markdown]
-# **A halo counts as paint.** Where the outline of an object is uncertain, this loss is least at the mean of what may be
-# there, faint but not black. Table 4's measures count every value from 0.01 on as painted (section 4). So `laptop` lets
-# a wrong value weigh more where $Y$ is 0 (`black_weight`), for both models; it rises from 1 while elements are few, for
-# a heavy penalty on paint, given from the start, is best met by painting nothing. With weight $w$, and paint $v$ bright
-# there with probability $q$, the best prediction is $qv / (q + w (1 - q))$.
-
-# %%
 best = torch.linspace(0, 0.4, 40_001)  # predictions
 for w in (1.0, SETTINGS.black_weight):
     certain = []
@@ -226,6 +217,13 @@ for w in (1.0, SETTINGS.black_weight):
     print(f"weight {w:.0f}: paint 0.4 bright that is there with {sum(certain)} % or less stays below 0.01")
 
 # %% [markdown]
+# **A halo counts as paint.** Where the outline of an object is uncertain, this loss is least at the mean of what may be
+# there, faint but not black. Table 4's measures count every value from 0.01 on as painted (section 4). So `laptop` lets
+# a wrong value weigh more where $Y$ is 0 (`black_weight`), for both models; it rises from 1 while elements are few, for
+# a heavy penalty on paint, given from the start, is best met by painting nothing. With weight $w$, and paint $v$ bright
+# there with probability $q$, the best prediction is $qv / (q + w (1 - q))$. That is what the
+# last two lines above print.
+#
 # **What does this loss pay for?** On an object $Y$ is seldom 0 or 1, so even the truth does not reach a loss of 0. The
 # bars are predictions made from the truth of our 60 scenes by forgetting more and more: shading within an object, its
 # colour, the differences between objects, the last pixel of the outline, and at last where the objects are. (Weight 1;
@@ -261,8 +259,7 @@ assert list(paid.values()) == sorted(paid.values()) and wide - grey > grey - tru
 # %% [markdown]
 # All colours and shading together are worth less than one pixel of outline. So there is little to gain from colour;
 # section 8 measures that of our models.
-
-# %% [markdown]
+#
 # ## 4. What does Table 4 measure?
 #
 # > "In both cases, we first threshold the pixels valued in [0, 1] by 0.01 [...]. For the overall IoU case, this
@@ -399,7 +396,7 @@ plt.show()
 # ## 7. What do we get after longer training? (Table 4)
 #
 # `laptop` is what ships: 128 x 128 pixels, 16 elements of dimension 10, narrower layers. The lines below say how long
-# each model was trained, the steps being chosen so that both cost about the same, and whether batch normalisation kept
+# each model was trained (the baseline for longer, with a third more steps), and whether batch normalisation kept
 # its statistics from some step on ("frozen": notebook 03, section 3). The paper has 70,000 images, and its authors, in
 # the tracker of their code, advise 100 to 200 epochs, 7 to 14 million images. And its images are the original's, ours
 # are not: compare SRN with baseline, and take the distance from the paper as a rough one. (The paper's Table 4 heads
@@ -423,7 +420,7 @@ for model in SHOWN:
 frozen = config.get("freeze_norm", 1.0)  # of notebook 03, section 3
 print(
     f"few elements for {100 * config['few']:.0f} % of the steps, normalisation",
-    f"frozen after {100 * frozen:.0f} %" if frozen < 1 else "never frozen",
+    f"frozen after {100 * frozen:.1f} %" if frozen < 1 else "never frozen",
 )
 print(f"{config['test_images']} test scenes, {RECORDS['srn'][0]['cpu']}")
 display(Markdown("**Table 4.** Percent.\n\n" + results.table(TASK, PROFILE, NAMES)))
@@ -440,7 +437,7 @@ def verdict():
         here = f"{name.removesuffix(', %')}: SRN {mean('srn', key):.1f}"
         if key in TASK.paper["srn"]:
             here += f", {mean('srn', key) - TASK.paper['srn'][key]:+.1f} points from the paper's SRN"
-        yield here + f"; SRN minus baseline {mean('srn', key) - mean('baseline', key):+.1f} points"
+        yield here + f"; SRN minus baseline {mean('srn', key) - mean('baseline', key):+z.1f} points"
     nothing = naive["nothing"][1]
     gains = ", ".join(f"{NAMES[m]} {mean(m, 'iou.object') - nothing:+.1f}" for m in SHOWN)
     yield f"per-object IoU as published, beyond the {nothing:.0f} that nothing gets (60 scenes): {gains} points"
@@ -450,11 +447,6 @@ def verdict():
 
 
 display(Markdown("\n".join(f"- {sentence}." for sentence in verdict())))
-
-
-# %% [markdown]
-# **What did each setting bring?** Beside the models that ship, the older ones (the longest below) and short trainings
-# in which one setting or none differs. All numbers are of the last row of validation; the test set chose nothing.
 
 # %%
 TUNED = {"baseline": ("black_weight", "freeze_norm")}  # of these models read
@@ -467,11 +459,15 @@ for model in MODELS:
         differs = [f"{k} {config[k]:g}" for k in TUNED[model] if config[k] != base[k]]
         four = " | ".join(f"{row[key]:.1f}" for key in TASK.rows)
         taken = f"{100 * (1 - row['inner.last'] / row['inner.first']):.0f}" if model == "srn" else "–"
-        what = ", ".join(differs) or ("length only" if config != base else f"nothing (seed {r['seed']})")
+        what = ", ".join(differs) or f"nothing, seed {r['seed']}"
         lines.append(f"| {NAMES[model]} | {what} | {row['core_seconds'] / 60:.0f} | {four} | {taken} |")
-display(Markdown("\n".join(lines)))
+caption = "**The models that ship, and older ones.** The last row of validation; the test set chose nothing."
+display(Markdown(caption + "\n\n" + "\n".join(lines)))
+
 
 # %% [markdown]
+# Smaller z, black weight and frozen normalisation came together; what each alone brings was not measured at length.
+#
 # ## 8. What do the elements look like? (Figures 8 and 9)
 #
 # Ten scenes of the test set, for each model its reconstruction and its 16 elements. They are the first ten, not chosen.
@@ -482,7 +478,7 @@ display(Markdown("\n".join(lines)))
 # - how many objects share their main element with no other object.
 #
 # And a fourth, how many of the 16 elements paint at all: fewer than ten cannot hold a scene of ten objects apart. Where
-# the numbers of both models are alike, only ARI in Table 4 sets them apart.
+# the numbers of both models are alike, only Table 4 sets them apart.
 
 # %%
 def decode(model, X):
