@@ -77,7 +77,9 @@ class CellEncoder(nn.Module):
         X = (1 - X if self.inverted else X).contiguous(memory_format=torch.channels_last)
         maps = self.features(X).flatten(2)  # [B, channels, 25]
         S0 = torch.cat([maps.transpose(1, 2), self.places.expand(len(X), -1, -1)], dim=2)
-        return S0, None if self.embed is None else self.embed_scale * self.embed(maps.flatten(1))
+        if self.embed is None:
+            return S0, None
+        return S0, (self.embed_scale * self.embed(maps.flatten(1))).to(S0.dtype)  # places make S0 wide under autocast
 
 
 class RelationNetwork(nn.Module):

@@ -143,6 +143,12 @@ def test_embed_scale_scales_z_alone():
     torch.testing.assert_close(25 * scaled, z)
 
 
+def test_set_and_embedding_have_one_dtype_under_autocast():
+    with torch.autocast("cpu", torch.bfloat16):
+        S0, z = CellEncoder(4, 8)(torch.rand(2, 3, 75, 75))
+    assert S0.dtype == z.dtype == torch.float32
+
+
 def test_inverted_encoder_looks_at_the_negative_and_reach_scales_the_places():
     torch.manual_seed(0)
     straight = CellEncoder(4, 8).eval()
