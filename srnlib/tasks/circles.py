@@ -12,7 +12,6 @@ from torch.utils.data import TensorDataset
 
 from srnlib import metrics
 from srnlib.data.circles import generate, masks, render
-from srnlib.models.image import SetAutoencoder
 from srnlib.set_encoders import SetEncoder
 from srnlib.tasks import Task
 from srnlib.tasks.painting import Painting, cross_entropy, painted
@@ -93,13 +92,10 @@ class Circles(Task):
         return getattr(CirclesSettings, profile)()
 
     def build(self, model: str, settings: CirclesSettings) -> nn.Module:
-        refiner = None
+        H_agg = None
         if model == "srn":
             H_agg = SetEncoder(settings.element_dim, settings.embed_dim, hidden=settings.hidden)
-            refiner = settings.refiner(H_agg)
-        shape = (settings.width, settings.set_size, settings.element_dim, settings.size)
-        embed = {"refiner": refiner, "embed_dim": settings.embed_dim, "embed_scale": settings.embed_scale}
-        return SetAutoencoder(*shape, encoder_width=settings.encoder_width, **embed)
+        return settings.autoencoder(H_agg)
 
     def dataset(self, settings: CirclesSettings, seed: int) -> TensorDataset:
         """Circles `[train_images, max_circles, 4]`; drawing an image takes microseconds, so `loss` does it."""

@@ -15,7 +15,6 @@ from torch.utils.data import TensorDataset
 from srnlib import metrics, metrics_iou, results
 from srnlib.data.clevr import Clevr, load
 from srnlib.data.clevr_boxes import fill, published
-from srnlib.models.image import SetAutoencoder
 from srnlib.set_encoders import PairSetEncoder
 from srnlib.tasks import Task
 from srnlib.tasks.painting import Painting, cross_entropy, painted
@@ -94,13 +93,10 @@ class ClevrTask(Task):
         return getattr(ClevrSettings, profile)()
 
     def build(self, model: str, settings: ClevrSettings) -> nn.Module:
-        refiner = None
+        H_agg = None
         if model == "srn":
             H_agg = PairSetEncoder(settings.element_dim, settings.embed_dim, hidden=settings.hidden)
-            refiner = settings.refiner(H_agg)
-        shape = (settings.width, settings.set_size, settings.element_dim, settings.size)
-        embed = {"refiner": refiner, "embed_dim": settings.embed_dim, "embed_scale": settings.embed_scale}
-        return SetAutoencoder(*shape, encoder_width=settings.encoder_width, **embed)
+        return settings.autoencoder(H_agg)
 
     def dataset(self, settings: ClevrSettings, seed: int) -> TensorDataset:
         """Images uint8 `[B, 3, S, S]` and what each pixel sees `[B, S, S]`; the same scenes for every seed."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from srnlib.models.image import Reconstruction, patch
+from srnlib.models.image import Reconstruction, SetAutoencoder, patch
 from srnlib.restarts import RestartedRefiner
 from srnlib.tasks import Settings
 from srnlib.tasks.refining import InnerLoop
@@ -61,6 +61,13 @@ class Painting(InnerLoop, Settings):
         """A refiner around a fresh H_agg."""
         own = {name: getattr(self, name) for name in ("jitter", "starts", "spread", "eval_steps")}
         return super().refiner(H_agg, functools.partial(RestartedRefiner, **own))
+
+    def autoencoder(self, H_agg: nn.Module | None) -> SetAutoencoder:
+        """The model: SRN around a fresh H_agg, the baseline without."""
+        shape = (self.width, self.set_size, self.element_dim, self.size)
+        embed = {"embed_dim": self.embed_dim, "embed_scale": self.embed_scale}
+        refiner = None if H_agg is None else self.refiner(H_agg)
+        return SetAutoencoder(*shape, encoder_width=self.encoder_width, refiner=refiner, **embed)
 
     def elements(self, step: int) -> tuple[int, float]:
         """How many elements a step uses, and how far the time of few elements has gone, 1 or more once it is over."""
