@@ -221,8 +221,7 @@ for w in (1.0, SETTINGS.black_weight):
 # there, faint but not black. Table 4's measures count every value from 0.01 on as painted (section 4). So `laptop` lets
 # a wrong value weigh more where $Y$ is 0 (`black_weight`), for both models; it rises from 1 while elements are few, for
 # a heavy penalty on paint, given from the start, is best met by painting nothing. With weight $w$, and paint $v$ bright
-# there with probability $q$, the best prediction is $qv / (q + w (1 - q))$. That is what the
-# last two lines above print.
+# there with probability $q$, the best prediction is $qv / (q + w (1 - q))$. The last two lines above come from it.
 #
 # **What does this loss pay for?** On an object $Y$ is seldom 0 or 1, so even the truth does not reach a loss of 0. The
 # bars are predictions made from the truth of our 60 scenes by forgetting more and more: shading within an object, its
@@ -454,8 +453,9 @@ TUNED["srn"] = ("embed_scale", "inner_lr", *TUNED["baseline"])
 lines = ["| model | differs by | core-minutes | " + " | ".join(TASK.rows.values()) + " | inner loss taken away, % |"]
 lines.append("|---|---|---:|" + "---:|" * 5)
 for model in MODELS:
+    base = Run.of(TASK, model, PROFILE).config
     for r in sorted(results.load("clevr", model), key=lambda r: -r["history"][-1]["core_seconds"]):
-        base, config, row = Run.of(TASK, model, PROFILE).config, r["config"], r["history"][-1]
+        config, row = r["config"], r["history"][-1]
         differs = [f"{k} {config[k]:g}" for k in TUNED[model] if config[k] != base[k]]
         four = " | ".join(f"{row[key]:.1f}" for key in TASK.rows)
         taken = f"{100 * (1 - row['inner.last'] / row['inner.first']):.0f}" if model == "srn" else "–"
