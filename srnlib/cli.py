@@ -14,7 +14,8 @@ app = typer.Typer(
 )
 
 TaskName = Annotated[str, typer.Argument(help="Task; `list` shows them.", show_default=False)]
-Model = Annotated[str, typer.Option(help="Model of the task, e.g. baseline or srn.")]
+_MODEL = typer.Option(help="Model of the task; `list` shows them.", show_default="its first SRN")
+Model = Annotated[str | None, _MODEL]
 Profile = Annotated[str, typer.Option(help="smoke (seconds), laptop (hours on one core) or paper (GPU).")]
 Seed = Annotated[int, typer.Option(help="Seed of weights, data and their order.")]
 _SET = typer.Option("--set", help="Change a setting, e.g. steps=100; may be repeated.", metavar="NAME=VALUE")
@@ -31,7 +32,7 @@ def main() -> None:
 @app.command()
 def train(
     task: TaskName,
-    model: Model = "srn",
+    model: Model = None,
     profile: Profile = "laptop",
     seed: Seed = 0,
     overrides: Set = None,
@@ -59,7 +60,7 @@ def train(
 @app.command()
 def evaluate(
     task: TaskName,
-    model: Model = "srn",
+    model: Model = None,
     profile: Profile = "laptop",
     seed: Seed = 0,
     overrides: Set = None,
@@ -77,9 +78,10 @@ def evaluate(
 @app.command()
 def tables(
     task: Annotated[str | None, typer.Argument(help="Task; all if not given.", show_default=False)] = None,
+    trials: Annotated[bool, typer.Option("--trials", help="Also runs with changed settings.")] = False,
     write: Annotated[bool, typer.Option("--write", help="Put the overview into README.md instead.")] = False,
 ) -> None:
-    """Print the tables of all results beside the paper's numbers."""
+    """Print the tables of the results beside the paper's numbers."""
     from srnlib import results
     from srnlib.files import write_atomic
 
@@ -92,13 +94,13 @@ def tables(
         return
     for name in [task] if task else list(_tasks()):
         known = _task(name)
-        for profile in _refusing(results.profiles, known) or ["laptop"]:
+        for profile in _refusing(results.profiles, known, trials) or ["laptop"]:
             print(f"\n{name}, profile {profile}\n\n{results.table(known, profile)}")
 
 
 @app.command()
 def data(
-    task: TaskName, model: Model = "srn", profile: Profile = "laptop", seed: Seed = 0, overrides: Set = None
+    task: TaskName, model: Model = None, profile: Profile = "laptop", seed: Seed = 0, overrides: Set = None
 ) -> None:
     """Make a task's data, if they are not there yet, and say what they are."""
     run = _run(task, model, profile, seed, overrides)
@@ -137,7 +139,7 @@ def _task(name: str):
         raise typer.BadParameter(str(error)) from error
 
 
-def _run(task: str, model: str, profile: str, seed: int, overrides: list[str] | None, threads: int = 1):
+def _run(task: str, model: str | None, profile: str, seed: int, overrides: list[str] | None, threads: int = 1):
     """The run that the options name; a wrong name ends the program with the right ones and code 2."""
     import torch
 
@@ -150,7 +152,9 @@ def _run(task: str, model: str, profile: str, seed: int, overrides: list[str] | 
         if not equals:
             raise typer.BadParameter(f"--set takes NAME=VALUE, got {name!r}")
     try:
-        return Run.of(_task(task), model, profile, seed, **{name: value for name, _, value in pairs})
+        known = _task(task)
+        model = model or next(name for name in known.models if name.startswith("srn"))
+        return Run.of(known, model, profile, seed, **{name: value for name, _, value in pairs})
     except (UnknownName, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
 

@@ -61,7 +61,13 @@ def ranks(predicted: Tensor, targets: Tensor, true: Tensor, *, block: int = 256)
 
 
 def scores(rank: Tensor) -> dict[str, float]:
-    """`h1`, the share of queries whose true target is first, and `mrr`, the mean of 1 / rank, both in percent."""
+    """`h1`, the share of queries whose true target is first, and `mrr`, the mean of 1 / rank, both in percent.
+
+    Raises:
+        ValueError: If there is no query.
+    """
+    if not len(rank):
+        raise ValueError("no query was ranked: there is nothing to take a mean of")
     return {"h1": 100 * float((rank == 1).double().mean()), "mrr": 100 * float((1 / rank.double()).mean())}
 
 

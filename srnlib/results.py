@@ -112,10 +112,15 @@ def mean_sd(numbers: list[float]) -> str:
     return f"{statistics.fmean(numbers):.1f}{spread}"
 
 
-def profiles(task: Task) -> list[str]:
-    """Profiles of which a task has records, the plain ones first."""
+def profiles(task: Task, trials: bool = True) -> list[str]:
+    """Profiles of which a task has records, the plain ones first; then those with changed settings.
+
+    Args:
+        trials: Whether the latter are listed; without any plain one they always are.
+    """
     names = {r["profile"] for r in load(task.name)}
-    return [p for p in PROFILES if p in names] + sorted(names - set(PROFILES))
+    plain = [p for p in PROFILES if p in names]
+    return plain + (sorted(names - set(PROFILES)) if trials or not plain else [])
 
 
 def overview(tasks: Iterable[Task], profile: str = "laptop") -> str:

@@ -390,7 +390,7 @@ plt.show()
 # The release's test is small: 38, 107 and 77 stories of k = 2, 3, 4, with 2, 7 and 36 patterns (counted in the release,
 # which is not here). A mean over so few patterns swings by several points from epoch to epoch, and the best epoch is
 # well above the typical one: how far is printed below. Validation has some hundred stories for each k, with 62, 64 and
-# 361 patterns, those of k = 3, 4 never trained on: slightly favoured by the choice of the epoch, but the steadier
+# 313 patterns, those of k = 3, 4 never trained on: slightly favoured by the choice of the epoch, but the steadier
 # number.
 
 # %% tags=["nbval-check-output"]

@@ -79,9 +79,14 @@ class StoryEncoder(nn.Module):
         Args:
             tokens: `[B, S, W]`, zeros after the last word of a sentence and after the last sentence.
             query: The tokens of the two people `[B, 2]`.
+
+        Raises:
+            ValueError: If a story has no sentence.
         """
         lengths = (tokens > 0).sum(dim=2)
         here = lengths > 0
+        if empty := (~here.any(dim=1)).nonzero().flatten().tolist():
+            raise ValueError(f"stories {empty} of the batch have no sentence, all their tokens are 0: leave them out")
         story = here.nonzero()[:, 0]  # of each sentence
         out, cells, ids, row = self.read(tokens[here], lengths[here])
         mean = out.new_zeros(len(story), out.shape[1]).index_add(0, row, out) / lengths[here][:, None]

@@ -57,16 +57,25 @@ class ObjectExtractor(nn.Sequential):
         width: Filters of the first convolution.
         first, second: (kernel, stride, padding) of the convolutions.
         background: Whether `Background` comes first; C-SWM has none.
+        leak: Slope of the leaky ReLU below 0. C-SWM's is torch's on Atari; on 2D Shapes it has a plain ReLU.
     """
 
     def __init__(
-        self, channels: int, side: int, slots: int, width: int, first: tuple, second: tuple, background: bool = False
+        self,
+        channels: int,
+        side: int,
+        slots: int,
+        width: int,
+        first: tuple[int, ...],
+        second: tuple[int, ...],
+        background: bool = False,
+        leak: float = 0.01,
     ):
         super().__init__(
             Background(channels, side) if background else nn.Identity(),
             nn.Conv2d(channels, width, *first),
             nn.BatchNorm2d(width),
-            nn.LeakyReLU(),
+            nn.LeakyReLU(leak),
             nn.Conv2d(width, slots, *second),
             nn.Sigmoid(),
         )
@@ -89,7 +98,10 @@ class ObjectExtractor(nn.Sequential):
 
 
 def normed_mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    """Three linear layers, layer norm after the second: C-SWM's MLP everywhere, with its initialisation."""
+    """Three linear layers, layer norm after the second: C-SWM's MLP everywhere.
+
+    Weights start from Xavier's rule, biases from zero; C-SWM's code does not, see `original_start`.
+    """
     norm = nn.LayerNorm(hidden)
     linear = [nn.Linear(inputs, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, outputs)]
     for layer in linear:
@@ -202,8 +214,27 @@ class WorldModel(nn.Module):
         return self.step(now.flatten(0, 1), action.flatten()).view_as(now), seen
 
 
+def original_start(world: WorldModel) -> None:
+    """Weights as the code of C-SWM starts them: convolutions by Xavier's rule without bias, linear layers by torch's.
+
+    The refiner's H_agg and its z stay as they are.
+    """
+    for layer in nn.ModuleList([world.extractor, world.encoder, world.transition]).modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.Linear):
+            layer.reset_parameters()
+
+
 def energy(S: Tensor, other: Tensor) -> Tensor:
-    """Squared distance of two states `[..., K, D]`, mean over objects, times 1 / (2 sigma^2): `[...]`."""
+    """Squared distance of two states `[..., K, D]`, mean over objects, times 1 / (2 sigma^2): `[...]`; leading dimensions broadcast.
+
+    Raises:
+        ValueError: If K or D differ.
+    """
+    if S.shape[-2:] != other.shape[-2:] or S.dim() < 2:
+        raise ValueError(f"energy compares two states [..., K, D], got {list(S.shape)} and {list(other.shape)}")
     return (S - other).square().sum(dim=-1).mean(dim=-1) / (2 * SIGMA**2)
 
 
@@ -218,7 +249,13 @@ def contrastive_loss(S: Tensor, predicted: Tensor, *, same_time: bool = False) -
         predicted: Predictions `[B, T, K, D]` of all but the first.
         same_time: Negatives are the states of all other episodes at the same place in T, instead of one state drawn
             from all (as C-SWM does, by a permutation).
+
+    Raises:
+        ValueError: If the shapes do not fit, or there is no other episode to compare with at the same time.
     """
+    if S.dim() != 4 or predicted.shape != S[:, 1:].shape or not predicted.numel():
+        expected = "states [B, T + 1, K, D] and predictions [B, T, K, D]"
+        raise ValueError(f"contrastive_loss takes {expected}, got {list(S.shape)} and {list(predicted.shape)}")
     now, positive = S[:, :-1], energy(predicted, S[:, 1:]).mean()
     if not same_time:
         flat = now.flatten(0, 1)

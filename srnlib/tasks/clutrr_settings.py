@@ -59,7 +59,10 @@ class ClutrrSettings(InnerLoop, Settings):
 
     @classmethod
     def paper(cls, model: str) -> ClutrrSettings:
-        """Section 3.3, appendix F and, where these refer to it, the baseline's published configuration; 50 epochs."""
+        """Section 3.3, appendix F and, where these refer to it, the baseline's published configuration; 50 epochs.
+
+        They state no inner momentum, so there is none; at such rates one of .5 would not move the set either.
+        """
         words = {"embed_dim": 100, "hidden": 100, "layers": 2, "read_story": True, "vocabulary": 4096}
         regular = {"dropout": 0.0 if model.startswith("rn") else 0.5, "l2": {"srn": 1e-4, "grn": 5e-6}.get(model, 0.0)}
         inner = {"inner_steps": 10, "inner_lr": 0.0005} if model == "grn" else {"inner_steps": 5, "inner_lr": 0.001}

@@ -18,6 +18,7 @@ from srnlib.models.world_model import (
     WorldModel,
     contrastive_loss,
     normed_mlp,
+    original_start,
 )
 from srnlib.set_encoders import SetEncoder
 from srnlib.tasks import Task
@@ -77,7 +78,7 @@ class WorldModels(Task):
         self.models = (*(f"{kind}_k{k}" for k in slots for kind in ("cswm", "srn")), "constant")
         pair = (f"cswm_k{slots[0]}", f"srn_k{slots[0]}")
         self.headline = dict.fromkeys(("h1.step1", "h1.step5", "h1.step10"), pair) if self.atari else {}
-        rules = {"": "", "dedup.": ", distinct targets"}
+        rules = {"": "", "strict.": ", ties lost", "dedup.": ", distinct targets"}
         self.rows = {
             f"{rule}{metric}.step{h}": f"{h} step{'s' if h > 1 else ''}: {label}, %{says}"
             for rule, says in rules.items()
@@ -95,7 +96,7 @@ class WorldModels(Task):
     def build(self, model: str, settings: WorldModelSettings) -> nn.Module:
         k, d, hidden = settings.slots, settings.state_dim, settings.hidden
         channels, actions = (6, atari.ACTIONS) if self.atari else (3, shapes.ACTIONS)
-        convolutions = (settings.width, settings.first, settings.second, settings.background)
+        convolutions = (settings.width, settings.first, settings.second, settings.background, settings.leak)
         extractor = ObjectExtractor(channels, PIXELS, k, *convolutions)
         area = extractor.eval()(torch.zeros(1, channels, PIXELS, PIXELS))[0, 0].numel()
         extractor.train()
@@ -107,7 +108,10 @@ class WorldModels(Task):
             refiner = settings.refiner(H_agg)
             embed = nn.Linear(k * area, settings.embed_dim)
         more = {"copy_action": self.atari, "refiner": refiner, "embed": embed}
-        return WorldModel(extractor, encoder, transition, actions, **more)
+        world = WorldModel(extractor, encoder, transition, actions, **more)
+        if settings.original_start:
+            original_start(world)
+        return world
 
     def episodes(self, settings: WorldModelSettings, split: str) -> atari.Episodes | shapes.Episodes:
         """The episodes of a split: `train`, `val` or `test`. Those of Atari are cached."""

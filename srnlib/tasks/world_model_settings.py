@@ -26,6 +26,8 @@ class WorldModelSettings(InnerLoop, Settings):
     Attributes:
         slots, state_dim: K and D.
         width, first, second: Of the extractor, see `srnlib.models.world_model.ObjectExtractor`.
+        leak: Slope of its leaky ReLU below 0.
+        original_start: Whether the weights start as those of the code of C-SWM, see there.
         hidden: Width of the MLPs of C-SWM.
         span: See above; divides the length of a training episode.
         background: Whether the extractor takes the background away first.
@@ -43,6 +45,8 @@ class WorldModelSettings(InnerLoop, Settings):
     first: tuple[int, ...]
     second: tuple[int, ...]
     hidden: int
+    leak: float = 0.01
+    original_start: bool = False
     span: int = 1
     background: bool = False
     same_time: bool = False
@@ -84,11 +88,15 @@ class WorldModelSettings(InnerLoop, Settings):
 
     @classmethod
     def paper(cls, world: str, slots: int) -> WorldModelSettings:
-        """Appendix E and the C-SWM code it builds on: 500 epochs of Atari; 100 of 2D Shapes, as C-SWM trained."""
+        """Appendix E and the C-SWM code it builds on: 500 epochs of Atari; 100 of 2D Shapes, as C-SWM trained.
+
+        As many steps as there; its last batch of an epoch was not full, ours are.
+        """
         model = {"slots": slots, "hidden": 512, "width": 32, "batch_size": 1024, "once": True}
+        model |= {"original_start": True, "kaiming": False}
         if world == "shapes":
-            model |= {"state_dim": 2, "first": (10, 10, 0), "second": (1, 1, 0), "train_length": 100}
-            return cls(steps=9700, lr=5e-4, test_episodes=10_000, **model)
+            model |= {"state_dim": 2, "first": (10, 10, 0), "second": (1, 1, 0), "train_length": 100, "leak": 0.0}
+            return cls(steps=9800, lr=5e-4, test_episodes=10_000, **model)
         model |= {"state_dim": 4, "first": (9, 1, 4), "second": (5, 5, 0)}
         model |= {"inner_lr": {"pong": 0.045, "space_invaders": 0.05}[world]}
-        return cls(steps=4500, lr=1e-4, **model)
+        return cls(steps=5000, lr=1e-4, **model)

@@ -5,9 +5,9 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from srnlib.cli import app
+from srnlib.cli import _run, app
 from srnlib.runs import Run
-from srnlib.tasks import UnknownName
+from srnlib.tasks import TASKS, UnknownName
 
 TINY = ["--profile", "smoke", "--set", "steps=2", "--set", "test_images=2", "--set", "val_images=2"]
 
@@ -42,6 +42,22 @@ def test_help_names_every_command(cli):
 def test_wrong_names_list_the_right_ones_and_exit_2(cli, arguments, named):
     done = cli("train", *arguments)
     assert done.exit_code == 2 and named in done.output
+
+
+@pytest.mark.parametrize("task, model", [("circles", "srn"), ("pong", "srn_k3"), ("shapes", "srn_k5")])
+def test_without_a_model_a_task_trains_its_first_srn(cli, task, model):
+    assert all(any(name.startswith("srn") for name in known.models) for known in TASKS.values())
+    assert _run(task, None, "smoke", 0, None).model == model
+
+
+def test_tables_show_trials_only_when_asked_or_alone(cli, tmp_path):
+    folder = tmp_path / "data" / "results" / "circles"
+    folder.mkdir(parents=True)
+    record = {"model": "srn", "metrics": {"decomposed.n1": 1.0}, "history": [{"core_seconds": 1}]}
+    (folder / "a-seed0.json").write_text(json.dumps(record | {"profile": "smoke+steps=2"}))
+    assert "profile smoke+steps=2" in cli("tables").output
+    (folder / "b-seed0.json").write_text(json.dumps(record | {"profile": "smoke"}))
+    assert "steps=2" not in cli("tables").output and "profile smoke+steps=2" in cli("tables", "--trials").output
 
 
 def test_train_evaluate_list_tables_write(cli, tmp_path):

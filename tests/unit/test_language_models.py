@@ -62,6 +62,13 @@ def test_encoder_is_a_plain_loop_over_sentences(layers, read_story):
         torch.testing.assert_close(said[b], torch.cat([outputs[words == person].sum(dim=0) for person in query[b]]))
 
 
+def test_a_story_without_a_sentence_is_refused():
+    tokens, query = stories()
+    tokens[1] = 0
+    with pytest.raises(ValueError, match=r"stories \[1\] of the batch have no sentence"):
+        StoryEncoder(128, 6, 5, 1, 0.0, False)(tokens, query)
+
+
 def test_reasoner_is_a_plain_loop_over_pairs():
     torch.manual_seed(0)
     F = PairReasoner(4, 6, 5, 3).double().eval()

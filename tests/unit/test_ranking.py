@@ -90,3 +90,9 @@ def test_bad_input_says_what_is_wrong(change, says):
     good = {"predicted": torch.zeros(2, 3), "targets": torch.zeros(3, 3), "true": torch.tensor([0, 2])}
     with pytest.raises(ValueError, match=says):
         ranks(**good | change)
+
+
+def test_a_mean_over_no_query_is_refused():
+    none = ranks(torch.zeros(0, 2), torch.zeros(0, 2), torch.zeros(0, dtype=torch.long))
+    with pytest.raises(ValueError, match="no query"):
+        scores(none.published)

@@ -55,7 +55,7 @@ def test_load_narrows_and_refuses_by_name(folder):
     put(folder, "srn", 0, "laptop+steps=5", acc=4.0)
     assert len(results.load("toy")) == 4
     assert [r["seed"] for r in results.load("toy", "srn", "laptop")] == [0, 1]
-    assert results.profiles(Toy()) == ["laptop", "laptop+steps=5"]
+    assert results.profiles(Toy()) == ["laptop", "laptop+steps=5"] and results.profiles(Toy(), False) == ["laptop"]
     (folder / "srn-laptop-seed2.json").write_text("{")
     with pytest.raises(ValueError, match=r"srn-laptop-seed2\.json is not a record"):
         results.load("toy")

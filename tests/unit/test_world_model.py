@@ -14,6 +14,7 @@ from srnlib.models.world_model import (
     contrastive_loss,
     energy,
     normed_mlp,
+    original_start,
 )
 from srnlib.refine import SetRefiner
 from srnlib.set_encoders import SetEncoder
@@ -103,9 +104,41 @@ def test_masks(channels, first, second, side):
     assert masks.shape == (2, 3, side, side) and masks.min() > 0 and masks.max() < 1
 
 
-def test_initialisation_is_that_of_the_original():
+def test_the_starts_of_the_weights():
+    """Ours: Xavier's rule for linear layers. That of C-SWM's code: for convolutions; linear layers as torch's."""
+
+    def reaches(weight, bound):
+        return weight.abs().max() <= bound < 1.1 * weight.abs().max()
+
     first, *_, last = normed_mlp(100, 64, 4)
-    assert first.weight.abs().max() <= (6 / 164) ** 0.5 < 1.02 * first.weight.abs().max() and not last.bias.any()
+    assert reaches(first.weight, (6 / 164) ** 0.5) and not last.bias.any()
+    refiner = SetRefiner(SetEncoder(2, 16, hidden=8), steps=3, inner_lr=0.1)
+    world = model(refiner, nn.Linear(125, 16))
+    before = {name: weight.clone() for name, weight in world.state_dict().items()}
+    original_start(world)
+    conv = world.extractor[1]
+    assert reaches(conv.weight, (6 / (7 * 100)) ** 0.5) and not conv.bias.any()
+    for layer in (world.encoder[0], world.transition.edge[2], world.transition.node[5]):
+        assert reaches(layer.weight, layer.in_features**-0.5) and layer.bias.any()
+    kept = {name for name, weight in world.state_dict().items() if torch.equal(weight, before[name])}
+    assert {name for name in before if name.startswith(("refiner", "embed"))} <= kept
+    assert not any(name.startswith(("encoder.0", "transition.edge.0", "extractor.1.w")) for name in kept)
+
+
+def test_the_leak_of_the_extractor():
+    extractor = ObjectExtractor(3, 50, 3, 4, (10, 10, 0), (1, 1, 0), leak=0.0)
+    assert extractor[3](torch.tensor([-1.0, 2.0])).tolist() == [0, 2]
+
+
+def test_states_that_do_not_fit_are_refused():
+    S = torch.rand(3, 5, 2, 4)
+    for bad in (S, S[:, :1], S[:, 1:, :1], torch.rand(4, 2, 4)):
+        with pytest.raises(ValueError, match=r"predictions \[B, T, K, D\]"):
+            contrastive_loss(S, bad)
+    with pytest.raises(ValueError, match="predictions"):
+        contrastive_loss(S[:, :1], S[:, 1:1])
+    with pytest.raises(ValueError, match="two states"):
+        energy(S, S[..., :1])
 
 
 def model(refiner=None, embed=None, **kwargs):
