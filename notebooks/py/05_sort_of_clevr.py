@@ -358,12 +358,15 @@ display(Markdown("\n".join(lines)))
 # ## 6. How do they get there?
 #
 # Accuracy on validation against core-minutes: CPU time of one core, so that the costlier refiner has no free ride.
+# Below, robustness (section 8) on 16 scenes of each kind, each at 36 angles, so an easier test than the paper's 720.
 
 # %%
 TRAINED = {m: load_module(Run.of("sort_of_clevr", m, PROFILE)) for m in MODELS}
-fig, axes = plt.subplots(1, 5, figsize=(11, 2.8), layout="constrained", sharey=True)
+fig, axes = plt.subplots(2, 4, figsize=(11, 5), layout="constrained", sharex=True, sharey=True)
 titles = {"nonrelational": "non-relational", "count": "count", "closest": "closest", "furthest": "furthest"}
-for ax, (key, title) in zip(axes, (titles | {"turns.dataset": "turned easy scenes"}).items(), strict=True):
+for measure, what in (("turns", "angles right"), ("robust", "scenes right at all")):
+    titles |= {f"{measure}.{kind}": f"{kind}: {what}" for kind in ("synthetic", "dataset")}
+for ax, (key, title) in zip(axes.flat, titles.items(), strict=True):
     for m in MODELS:
         rows = [r["history"] for r in RECORDS[m]]
         seeds = [([row["core_seconds"] / 60 for row in seed], [row[key] for row in seed]) for seed in rows]
@@ -372,14 +375,16 @@ for ax, (key, title) in zip(axes, (titles | {"turns.dataset": "turned easy scene
             line = {"color": COLOURS["paper"], "linestyle": "-" if m == "srn" else ":"}
             ax.axhline(task.paper[m][key], **line, label=f"{NAMES[m]}, paper")
     ax.axhline(PLATEAU.get(key, np.nan), color=COLOURS["paper"], linestyle="--", label="counting only")
-    ax.set(title=title, xlabel="core-minutes", ylim=(0, 102))
-axes[0].set_ylabel("right, %")
-fig.legend(*axes[3].get_legend_handles_labels(), loc="outside upper center", ncols=5)  # axes[3] has all lines
+    ax.set(title=title, ylim=(0, 102))
+for lower, left in zip(axes[1], (axes[0, 0], axes[1, 0]) * 2, strict=True):
+    lower.set_xlabel("core-minutes")
+    left.set_ylabel("right, %")
+fig.legend(*axes[0, 3].get_legend_handles_labels(), loc="outside upper center", ncols=5)  # it has all lines
 plt.show()
 
 # %% [markdown]
-# Closest and furthest stand on the line of counting for long before they leave it. The last panel is the share of
-# rotations of easy scenes (section 8) that are answered rightly: robustness early and late in training.
+# Closest and furthest stand on the line of counting for long before they leave it. A model that only counts is right
+# at all angles or at none (the dashed line of both lower pairs): what is worth something there is to be above it.
 #
 # ## 7. Is the inner loop needed?
 #
@@ -593,9 +598,9 @@ plt.show()
 #
 # ## 11. Can you find a turn that fools them?
 #
-# Move the sliders: both models' answers to one question, with their confidence. The figure below them needs no running
-# kernel: yellow goes round red, all others stay. At this radius it is the furthest from red all the way, so the answer
-# should never change.
+# Move the sliders (`degrees`, `radius` place yellow about red, `scene` turns all six): both models' answers to one
+# question, with their confidence. The figure below them needs no running kernel: yellow goes round red, all others
+# stay. At this radius it is the furthest from red all the way, so the answer should never change.
 
 # %%
 FORMS = np.array([0, 1, 0, 1, 0, 1])
@@ -617,8 +622,9 @@ def ask(scenes, at=FURTHEST_FROM_RED):
         return X, {m: TRAINED[m](X, q).logits[:, 0].softmax(1) for m in MODELS}, data.answers(scenes, forms)[:, at]
 
 
-def turn(degrees, radius, question):
-    X, said, true = ask(orbit(degrees, radius), wording.index(question))
+def turn(degrees, radius, scene, question):
+    whole = rotations(orbit(degrees, radius))[:, 2 * scene]  # half a degree each
+    X, said, true = ask(whole, wording.index(question))
     plots.show(plt.figure(figsize=(2.4, 2.4)).gca(), X[0], f"truth: {data.ANSWERS[true[0]]}")
     plt.show()
     for m in MODELS:
@@ -626,6 +632,7 @@ def turn(degrees, radius, question):
 
 
 sliders = {"degrees": ipywidgets.IntSlider(40, 0, 355, 5), "radius": ipywidgets.IntSlider(28, 12, 31)}
+sliders |= {"scene": ipywidgets.IntSlider(0, 0, 355, 5)}
 _ = ipywidgets.interact(turn, **sliders, question=ipywidgets.Dropdown(options=wording, value=wording[24]))
 
 # %%

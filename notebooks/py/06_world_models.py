@@ -298,8 +298,8 @@ plt.show()
 # The invaders are a clock, all but the strip where the cannon moves; in Pong the opponent's paddle is one (left),
 # largely alike in all episodes. Nine negatives in ten are of another time, so reading the clock pushes most of them
 # away. Yet at the test all candidates are of the *same* time. In our `laptop` profile of the games the negatives are
-# all other episodes of the batch at the same time: the clock is worthless there. It is a change to C-SWM, the same for both
-# models, as is the mean image that is taken away (section 7 lists all that differs from the paper). Both can be
+# all other episodes of the batch at the same time: the clock is worthless there. It is a change to C-SWM, the same for
+# both models, as is the mean image that is taken away (section 7 lists all that differs from the paper). Both can be
 # switched off alone (`same_time`, `background`); C-SWM with three objects, 6000 steps and seed 0 tells below what each
 # brings.
 #

@@ -228,7 +228,9 @@ def original_start(world: WorldModel) -> None:
 
 
 def energy(S: Tensor, other: Tensor) -> Tensor:
-    """Squared distance of two states `[..., K, D]`, mean over objects, times 1 / (2 sigma^2): `[...]`; leading dimensions broadcast.
+    """Squared distance of two states `[..., K, D]`, mean over objects, times 1 / (2 sigma^2): `[...]`.
+
+    Leading dimensions broadcast.
 
     Raises:
         ValueError: If K or D differ.

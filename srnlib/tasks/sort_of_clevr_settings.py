@@ -59,6 +59,14 @@ class SortOfClevrSettings(InnerLoop, Settings):
     val_scenes: int = 16
     test_scenes: int = 200
 
+    def __post_init__(self):
+        super().__post_init__()
+        if not 1 <= self.questions <= 36:
+            raise ValueError(f"questions must be 1 to 36, those that an image has, got {self.questions}")
+        for name in ("relational", "curriculum"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be a fraction, 0 to 1, got {getattr(self, name)}")
+
     @classmethod
     def smoke(cls) -> SortOfClevrSettings:
         """Seconds, for tests: nothing is learned."""

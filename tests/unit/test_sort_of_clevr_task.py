@@ -124,3 +124,9 @@ def test_models_are_trained_alike_and_rn_wide_has_as_many_parameters_as_srn(prof
         assert {name for name in as_dict["srn"] if as_dict["srn"][name] != as_dict[model][name]} <= may
     size = {m: sum(p.numel() for p in TASK.build(m, settings[m]).parameters()) for m in ("srn", "rn_wide", "rn")}
     assert size["rn_wide"] == pytest.approx(size["srn"], rel=0.05) and size["rn"] < size["srn"]
+
+
+@pytest.mark.parametrize("name, bad", [("questions", 0), ("questions", 37), ("relational", 1.5), ("curriculum", -0.1)])
+def test_settings_that_cannot_be_are_refused(name, bad):
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        dataclasses.replace(TASK.settings("smoke", "rn"), **{name: bad})
