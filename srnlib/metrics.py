@@ -28,7 +28,7 @@ def decomposed(elements: Tensor, counts: Tensor, threshold: float = 0.1) -> Tens
         TypeError: If a tensor has the wrong dtype.
         ValueError: If a shape or device does not fit, or a value is NaN or out of range.
     """
-    _check_elements(elements)
+    check_painted(elements)
     _check_counts(counts, elements)
     return _bright(elements, threshold).flatten(2).any(dim=2).sum(dim=1) == counts
 
@@ -52,8 +52,8 @@ def matched_iou(elements: Tensor, masks: Tensor, counts: Tensor | None = None, *
     Raises:
         TypeError, ValueError: As `decomposed`; also if `masks` and `counts` disagree.
     """
-    _check_elements(elements)
-    _check_masks(masks, elements)
+    check_painted(elements)
+    check_masks(masks, elements)
     covered, true = _bright(elements, threshold).flatten(2), masks.flatten(2)
     circles = true.any(dim=2).sum(dim=1)
     if counts is not None:
@@ -87,8 +87,8 @@ def foreground_ari(elements: Tensor, masks: Tensor) -> Tensor:
     Raises:
         TypeError, ValueError: As `decomposed`.
     """
-    _check_elements(elements)
-    _check_masks(masks, elements)
+    check_painted(elements)
+    check_masks(masks, elements)
     b, n, m = *elements.shape[:2], masks.shape[1]
     one = (masks.sum(dim=1) == 1).flatten()  # [B H W]
     circle, element = masks.byte().argmax(dim=1).flatten(1), elements.amax(dim=2).argmax(dim=1).flatten(1)  # [B, H W]
@@ -117,14 +117,15 @@ def _kind(value) -> str:
     return str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
 
 
-def _check_elements(elements) -> None:
-    if not isinstance(elements, Tensor) or not elements.is_floating_point():
-        raise TypeError(f"elements must be a floating-point tensor [B, N, 3, H, W] in 0..1, got {_kind(elements)}")
-    if elements.dim() != 5 or elements.shape[2] != 3 or 0 in elements.shape:
-        raise ValueError(f"elements must be [B, N, 3, H, W] with no zero size, got {list(elements.shape)}")
-    low, high = (float(v) for v in elements.detach().aminmax())
+def check_painted(values, name: str = "elements", axes: str = "[B, N, 3, H, W]") -> None:
+    """Raises TypeError or ValueError unless `values` are floats in 0..1, rounding apart, with these axes."""
+    if not isinstance(values, Tensor) or not values.is_floating_point():
+        raise TypeError(f"{name} must be a floating-point tensor {axes} in 0..1, got {_kind(values)}")
+    if values.dim() != axes.count(",") + 1 or values.shape[-3] != 3 or 0 in values.shape:
+        raise ValueError(f"{name} must be {axes} with no zero size, got {list(values.shape)}")
+    low, high = (float(v) for v in values.detach().aminmax())
     if not (low >= -1e-4 and high <= 1 + 1e-4):  # NaN lands here too
-        raise ValueError(f"elements must lie in 0..1, got {low:.4g} to {high:.4g}: bytes undivided, or NaN?")
+        raise ValueError(f"{name} must lie in 0..1, got {low:.4g} to {high:.4g}: bytes undivided, or NaN?")
 
 
 def _check_counts(counts, elements) -> None:
@@ -138,11 +139,12 @@ def _check_counts(counts, elements) -> None:
         raise ValueError(f"counts must not be negative, got {counts.tolist()}")
 
 
-def _check_masks(masks, elements) -> None:
+def check_masks(masks, elements, name: str = "masks") -> None:
+    """Raises TypeError or ValueError unless `masks` are bool `[B, M, H, W]`, M >= 1, and fit `elements`."""
     if not isinstance(masks, Tensor) or masks.dtype != torch.bool:
-        raise TypeError(f"masks must be a bool tensor [B, M, H, W], got {_kind(masks)}")
+        raise TypeError(f"{name} must be a bool tensor [B, M, H, W], got {_kind(masks)}")
     b, _, _, height, width = elements.shape
     fits = masks.dim() == 4 and masks.shape[0] == b and masks.shape[2:] == (height, width) and masks.shape[1] > 0
     if not fits or masks.device != elements.device:
-        expected = f"[{b}, M, {height}, {width}] on {elements.device}"
-        raise ValueError(f"masks must be {expected} as the elements, got {list(masks.shape)} on {masks.device}")
+        expected = f"[{b}, M, {height}, {width}], M at least 1, on {elements.device}"
+        raise ValueError(f"{name} must be {expected} as the elements, got {list(masks.shape)} on {masks.device}")

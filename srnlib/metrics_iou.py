@@ -11,6 +11,8 @@ import torch
 from scipy.ndimage import find_objects, label
 from torch import Tensor
 
+from srnlib.metrics import check_masks, check_painted
+
 THRESHOLD = 0.01  # darker values count as nothing (appendix C)
 SMOOTH = 1e-6  # of the released code: the IoU of two empty masks is 1
 
@@ -29,10 +31,13 @@ def overall_iou(image: Tensor, foreground: Tensor) -> Tensor:
         float32 `[B]` in 0..1.
 
     Raises:
-        ValueError: If the shapes differ.
+        TypeError: If a tensor has the wrong dtype.
+        ValueError: If the shapes do not fit, or a value is NaN or out of range.
     """
-    if image.shape != foreground.shape or image.dim() != 4:
-        raise ValueError(f"both must be [B, 3, H, W], got {list(image.shape)} and {list(foreground.shape)}")
+    check_painted(image, "image", "[B, 3, H, W]")
+    check_painted(foreground, "foreground", "[B, 3, H, W]")
+    if image.shape != foreground.shape:
+        raise ValueError(f"both must have one shape, got {list(image.shape)} and {list(foreground.shape)}")
     found, true = (image >= THRESHOLD).flatten(1), (foreground != 0).flatten(1)
     return _ratio((found & true).sum(dim=1), (found | true).sum(dim=1))
 
@@ -44,14 +49,15 @@ def object_iou(elements: Tensor, boxes: Tensor) -> Tensor:
     slot perfectly. One empty element is enough for all of them, and nothing keeps several objects from the same one.
 
     Args:
-        elements: Each element's share of the reconstruction `[B, N, 3, H, W]`.
+        elements: Each element's share of the reconstruction `[B, N, 3, H, W]`, in 0..1.
         boxes: bool `[B, M, H, W]`, the pixels of each true box (`srnlib.data.clevr_boxes`); the paper pads to M = 16.
 
     Returns:
         float32 `[B]` in 0..1.
 
     Raises:
-        ValueError: If the shapes do not fit.
+        TypeError: If a tensor has the wrong dtype.
+        ValueError: If the shapes or devices do not fit, or a value is NaN or out of range.
     """
     return best_iou(elements, boxes).mean(dim=1)
 
@@ -62,11 +68,15 @@ def object_iou_real(elements: Tensor, boxes: Tensor) -> Tensor:
     Args:
         elements: As in `object_iou`.
         boxes: bool `[B, M, H, W]`, exact boxes; each image needs one at least.
+
+    Raises:
+        TypeError, ValueError: As `object_iou`; also if an image has no box.
     """
+    best = best_iou(elements, boxes)
     real = boxes.flatten(2).any(dim=2)
     if not bool(real.any(dim=1).all()):
         raise ValueError("an image has no object: every row of boxes is empty")
-    return (best_iou(elements, boxes) * real).sum(dim=1) / real.sum(dim=1)
+    return (best * real).sum(dim=1) / real.sum(dim=1)
 
 
 def fill_boxes(masks: Tensor) -> Tensor:
@@ -85,10 +95,9 @@ def fill_boxes(masks: Tensor) -> Tensor:
 
 
 def best_iou(elements: Tensor, boxes: Tensor) -> Tensor:
-    """For each true box the largest IoU of an element's filled boxes, `[B, M]`; arguments as in `object_iou`."""
-    b, _, _, height, width = elements.shape
-    if boxes.dtype != torch.bool or boxes.dim() != 4 or (*boxes.shape[:1], *boxes.shape[2:]) != (b, height, width):
-        raise ValueError(f"boxes must be bool [{b}, M, {height}, {width}], got {boxes.dtype} {list(boxes.shape)}")
+    """For each true box the largest IoU of an element's filled boxes, `[B, M]`; arguments, errors as `object_iou`."""
+    check_painted(elements)
+    check_masks(boxes, elements, "boxes")
     found = fill_boxes((elements >= THRESHOLD).any(dim=2)).flatten(2).float()
     true = boxes.flatten(2).float()
     both = torch.einsum("bmp,bnp->bmn", true, found)  # exact: below 2^24

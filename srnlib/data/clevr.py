@@ -36,6 +36,7 @@ class Clevr:
         boxes: int64 `[n, M, 4]`, (left, top, right, bottom) of the whole objects, right and bottom one past the end.
         counts: int64 `[n]`.
         scenes: One dictionary each in CLEVR's JSON schema, and in it the places of camera and lamps.
+        stored: uint8 `[n, 3, S, S]`, what a file holds as `foregrounds`, with soft edges; None: they follow from `ids`.
     """
 
     images: NDArray[np.uint8]
@@ -44,12 +45,15 @@ class Clevr:
     boxes: NDArray[np.int64]
     counts: NDArray[np.int64]
     scenes: list[dict]
+    stored: NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def foregrounds(self, rows: slice | NDArray = slice(None)) -> NDArray[np.uint8]:
         """The images `rows` without their background: `[..., 3, S, S]`, 0 where the floor is seen."""
+        if self.stored is not None:
+            return self.stored[rows]
         return self.images[rows] * (self.ids[rows] > 0)[:, None]
 
     def visible(self, rows: slice | NDArray = slice(None)) -> NDArray[np.bool_]:
@@ -80,7 +84,7 @@ def generate(n: int, seed: int, *, size: int = 128, workers: int = 1, progress: 
         TypeError: If an argument is not an integer.
         ValueError: If an argument is out of range.
     """
-    return _unpack(_arrays(n=n, seed=seed, size=size, workers=workers, progress=progress))
+    return _unpack(_arrays(**_checked(n, seed, size), workers=workers, progress=progress))
 
 
 def load(n: int, seed: int, folder: Path, *, size: int = 128, workers: int = 1, progress: bool = False) -> Clevr:
@@ -89,12 +93,15 @@ def load(n: int, seed: int, folder: Path, *, size: int = 128, workers: int = 1, 
     Raises: As `generate` and `srnlib.data.cache.cached`.
     """
     make = partial(_arrays, workers=workers, progress=progress)
-    return _unpack(cached(folder, "clevr", make, version=VERSION, n=n, seed=seed, size=size))
+    return _unpack(cached(folder, "clevr", make, version=VERSION, **_checked(n, seed, size)))
+
+
+def _checked(n: int, seed: int, size: int) -> dict[str, int]:
+    return {"n": integer("n", n, 0), "seed": integer("seed", seed, 0), "size": integer("size", size, 1)}
 
 
 def _arrays(n: int, seed: int, size: int, workers: int, progress: bool) -> dict[str, NDArray]:
     """The attributes of a `Clevr`, the scenes as the bytes of a JSON list."""
-    n, seed, size = integer("n", n, 0), integer("seed", seed, 0), integer("size", size, 1)
     images = np.zeros((n, 3, size, size), np.uint8)
     ids, covers = np.zeros((n, size, size), np.uint8), np.zeros((n, size, size), np.uint16)
     boxes = np.zeros((n, MAX_OBJECTS, 4), np.int64)

@@ -21,7 +21,7 @@ from srnlib.data.clevr_geometry import boxes
 from srnlib.data.clevr_scenes import MAX_OBJECTS
 
 SOMETHING = 255  # in `Clevr.ids`: an object, but it is not known which
-FLOATS = ("images", "images_mask", "images_foreground")
+H5 = {"images": "f", "images_foreground": "f", "image_ids": "iu"}  # what is read of the h5 file; kinds of numpy
 RECORD = {"image": (240, 320, 3), "mask": (11, 240, 320, 1)}  # mask 0 is the background
 H5_HELP = "Give a train- or test-images-foreground.h5 as the paper's released code writes it"
 TF_HELP = "Get clevr_with_masks_train.tfrecords from https://github.com/google-deepmind/multi_object_datasets"
@@ -30,8 +30,8 @@ TF_HELP = "Get clevr_with_masks_train.tfrecords from https://github.com/google-d
 def load_h5(path: str | Path, n: int | None = None) -> Clevr:
     """Reads the paper's h5 file; it has no masks of single objects, so neither has the result.
 
-    `ids` is `SOMETHING` where `images_foreground` is not black; `covers`, `boxes` and `counts` are 0; `scenes` hold the
-    file's `image_ids` as `image_index`.
+    `foregrounds` are the file's `images_foreground`, with their soft edges, and `ids` is `SOMETHING` where they are not
+    black; `covers`, `boxes` and `counts` are 0; `scenes` hold the file's `image_ids` as `image_index`.
 
     Args:
         path: `<split>-images-foreground.h5`.
@@ -41,7 +41,7 @@ def load_h5(path: str | Path, n: int | None = None) -> Clevr:
         ImportError: Without h5py.
         FileNotFoundError, ValueError: If there is no such file, or it is not one of these.
     """
-    path = Path(path)
+    path, n = Path(path), None if n is None else integer("n", n, 0)
     try:
         import h5py
     except ImportError:
@@ -50,28 +50,40 @@ def load_h5(path: str | Path, n: int | None = None) -> Clevr:
         raise FileNotFoundError(f"{path} does not exist. {H5_HELP}")
     try:
         with h5py.File(path, "r") as file:
-            missing = [name for name in (*FLOATS, "image_ids") if name not in file]
+            missing = [name for name in H5 if not isinstance(file.get(name), h5py.Dataset)]
             if missing:
-                raise ValueError(f"it lacks {', '.join(missing)}")
-            shape = file["images"].shape
-            if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3] or file["images_foreground"].shape != shape:
-                raise ValueError(f"images have shape {shape}, expected (N, 3, S, S)")
-            rows = slice(shape[0] if n is None else integer("n", n, 0))
-            images, foregrounds = (np.asarray(file[name][rows]) for name in ("images", "images_foreground"))
-            numbers = np.asarray(file["image_ids"][rows])
+                raise ValueError(f"it has no dataset {', '.join(missing)}")
+            shape = file["images"].shape or ()
+            if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3] or 0 in shape:
+                raise ValueError(f"images have shape {shape}, expected (N, 3, S, S) with no zero size")
+            for name, kind in H5.items():
+                found, want = file[name], shape if kind == "f" else shape[:1]
+                if found.shape != want or found.dtype.kind not in kind:
+                    expected = f"{'floats' if kind == 'f' else 'integers'} {want} as there are images"
+                    raise ValueError(f"{name} are {found.dtype} {found.shape}, expected {expected}")
+            images, foregrounds = (_bytes(name, file[name][:n]) for name in ("images", "images_foreground"))
+            numbers = file["image_ids"][:n]
+            if images.size and images.max() < 26:
+                raise ValueError(f"images reach only {images.max()} of 255, expected bright ones")
     except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} is damaged, or not one of the paper's files ({error}). {H5_HELP}") from error
-    if not (images.size == 0 or (images.min() >= 0 and 0.1 < images.max() <= 1)):
-        raise ValueError(f"{path} holds values from {images.min():g} to {images.max():g}; expected 0 to 1. {H5_HELP}")
     count, size = len(images), shape[-1]
     return Clevr(
-        np.rint(255 * images).astype(np.uint8),
-        np.where((foregrounds != 0).any(1), SOMETHING, 0).astype(np.uint8),
+        images,
+        np.where(foregrounds.any(1), SOMETHING, 0).astype(np.uint8),
         np.zeros((count, size, size), np.uint16),
         np.zeros((count, MAX_OBJECTS, 4), np.int64),
         np.zeros(count, np.int64),
         [{"image_index": int(number), "objects": []} for number in numbers],
+        foregrounds,
     )
+
+
+def _bytes(name: str, values: NDArray) -> NDArray[np.uint8]:
+    """Values in 0..1 as bytes; nothing is lost, since the released code made them from bytes."""
+    if values.size and not (values.min() >= 0 and values.max() <= 1):  # NaN lands here too
+        raise ValueError(f"{name} hold values from {values.min():g} to {values.max():g}; expected 0 to 1")
+    return np.rint(255 * values).astype(np.uint8)
 
 
 def load_tfrecords(path: str | Path, n: int | None = None, *, size: int = 128) -> Clevr:
@@ -87,17 +99,19 @@ def load_tfrecords(path: str | Path, n: int | None = None, *, size: int = 128) -
     Raises:
         FileNotFoundError, ValueError: If there is no such file, or it is damaged or another.
     """
-    path = Path(path)
+    path, n, size = Path(path), None if n is None else integer("n", n, 0), integer("size", size, 1)
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist. {TF_HELP}")
     images, ids = [], []
     row, column = ((np.arange(size) + 0.5) * length / size for length in (240, 320))
     try:
-        for record in _records(path, None if n is None else integer("n", n, 0)):
+        for record in _records(path, n):
             arrays = {name: _pixels(record, name, shape) for name, shape in RECORD.items()}
             images.append(_shrink(arrays["image"], size))
             owner = arrays["mask"][..., 0].argmax(0)  # one of them is 255 at each pixel
             ids.append(owner[row.astype(int)[:, None], column.astype(int)].astype(np.uint8))
+        if not ids and n != 0:
+            raise ValueError("it holds no records")
     except (OSError, EOFError, zlib.error, ValueError, IndexError, struct.error) as error:
         raise ValueError(f"{path} is damaged, or another file ({error or 'it ends early'}). {TF_HELP}") from error
     ids = np.array(ids, np.uint8).reshape(-1, size, size)

@@ -41,14 +41,13 @@ def load(path: str | Path, split: str = "train", n: int | None = None, *, size: 
         FileNotFoundError: If the folder or a file in it is missing.
         ValueError: If a file is damaged or is not of CLEVR, or the camera does not fit; the message names the file.
     """
-    path = Path(path)
+    path, n, size = Path(path), None if n is None else integer("n", n, 0), integer("size", size, 1)
     if split not in ("train", "val"):
         raise ValueError(f"split must be 'train' or 'val' ('test' has no scenes), got {split!r}")
     source = path / "scenes" / f"CLEVR_{split}_scenes.json"
     if not source.is_file():
         raise FileNotFoundError(f"{source} does not exist. {HELP}")
-    scenes = read_scenes(source)
-    scenes = scenes if n is None else scenes[: integer("n", n, 0)]
+    scenes = read_scenes(source)[:n]
     images = np.zeros((len(scenes), 3, size, size), np.uint8)
     for image, scene in zip(images, tqdm(scenes, unit="image", disable=not progress), strict=True):
         image[:] = read_picture(path / "images" / split / str(scene["image_filename"]), size)
@@ -59,6 +58,8 @@ def read_scenes(source: Path) -> list[dict]:
     """The scenes of a file of CLEVR, each with the `width` and `height` of its picture."""
     try:
         scenes = json.loads(source.read_bytes())["scenes"]
+        if not scenes:
+            raise ValueError("it holds no scenes")
         return [scene | {"width": SIZE[0], "height": SIZE[1]} for scene in scenes]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{source} is damaged, or no file of CLEVR's scenes ({error}). {HELP}") from error

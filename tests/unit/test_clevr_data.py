@@ -1,5 +1,6 @@
 """The CLEVR generator: rays against closed forms, masks against marched rays, light against a sum by hand."""
 
+import functools
 import hashlib
 import json
 from pathlib import Path
@@ -280,7 +281,7 @@ def test_a_longer_set_begins_with_the_shorter_and_processes_change_nothing(data)
 def test_load_draws_once(data, tmp_path, monkeypatch):
     first = clevr.load(1, 5, tmp_path, size=48)
     monkeypatch.setattr(clevr, "_draw", None)
-    again = clevr.load(1, 5, tmp_path, size=48)
+    again = clevr.load(np.int64(1), 5, tmp_path, size=48)
     for found in (first, again):
         assert np.array_equal(found.images, data.images[:1]) and found.scenes == data.scenes[:1]
 
@@ -296,9 +297,10 @@ def test_load_draws_once(data, tmp_path, monkeypatch):
         (dict(size="large"), TypeError, "size must be an integer"),
     ],
 )
-def test_bad_requests_say_what_is_wrong(request_, error, says):
-    with pytest.raises(error, match=says):
-        clevr.generate(**{"n": 1, "seed": 0} | request_)
+def test_bad_requests_say_what_is_wrong(request_, error, says, tmp_path):
+    for make in (clevr.generate, functools.partial(clevr.load, folder=tmp_path)):
+        with pytest.raises(error, match=says):
+            make(**{"n": 1, "seed": 0} | request_)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Loaders of CLEVR's release, the paper's h5 and DeepMind's TFRecords, on small files written here in those formats."""
 
 import builtins
+import functools
 import gzip
 import json
 import struct
@@ -101,7 +102,7 @@ def test_release_that_is_not_there_or_not_whole_is_refused_by_name(release):
     source.write_text(json.dumps(scenes))
     with pytest.raises(ValueError, match="scene 0 of .*has 0 objects"):
         clevr_release.load(path, "val")
-    for content in (text[:-9], "[1]", '{"info": {}}'):
+    for content in ("", text[:-9], "[1]", '{"info": {}}', '{"scenes": []}'):
         source.write_text(content)
         with pytest.raises(ValueError, match="CLEVR_val_scenes.json is damaged"):
             clevr_release.load(path, "val")
@@ -114,8 +115,9 @@ def write_h5(path, **changes):
     h5py = pytest.importorskip("h5py")
     random = np.random.default_rng(0)
     images = random.random((3, 3, 8, 8)).astype(np.float32)
-    mask = (random.random((3, 1, 8, 8)) > 0.5).astype(np.float32) * np.ones((1, 3, 1, 1), np.float32)
+    mask = random.integers(0, 5, (3, 1, 8, 8)).astype(np.float32) / 4 * np.ones((1, 3, 1, 1), np.float32)  # soft edges
     content = {"images": images, "images_mask": mask, "images_foreground": images * mask}
+    content = {name: np.rint(255 * values).astype(np.float32) / 255 for name, values in content.items()}  # of bytes
     content |= {"image_ids": np.array([4, 5, 9], np.int32)} | changes
     with h5py.File(path, "w") as file:
         for name, values in content.items():
@@ -128,8 +130,10 @@ def test_h5_of_the_paper(tmp_path):
     path = tmp_path / "test-images-foreground.h5"
     content = write_h5(path)
     data = clevr_files.load_h5(path)
-    assert np.abs(data.images / 255 - content["images"]).max() < 1 / 500
-    assert np.abs(data.foregrounds() / 255 - content["images_foreground"]).max() < 1 / 500
+    for found, name in ((data.images, "images"), (data.foregrounds(), "images_foreground")):
+        assert found.dtype == np.uint8 and (found.astype(np.float32) / 255 == content[name]).all()
+    assert (data.foregrounds(slice(1, 2)) == data.foregrounds()[1:2]).all()
+    assert ((data.ids > 0) == content["images_foreground"].any(1)).all()
     assert set(np.unique(data.ids)) == {0, clevr_files.SOMETHING} and not data.visible().any() and not data.full().any()
     assert [s["image_index"] for s in data.scenes] == [4, 5, 9] and data.counts.tolist() == [0, 0, 0]
     assert clevr_files.load_h5(path, 2).images.shape == (2, 3, 8, 8)
@@ -139,13 +143,27 @@ def test_bad_h5_is_refused_by_name(tmp_path, monkeypatch):
     path = tmp_path / "a.h5"
     with pytest.raises(FileNotFoundError, match=r"a.h5 does not exist. Give a train- or test-images"):
         clevr_files.load_h5(path)
+    grey, hole = np.full((2, 3, 3, 8, 8), 0.5, np.float32)
+    hole[2, 1, 3, 3] = np.nan
     for changes, says in [
-        ({"images_foreground": None, "image_ids": None}, "lacks images_foreground, image_ids"),
+        ({"images_foreground": None, "image_ids": None}, "no dataset images_foreground, image_ids"),
+        ({"images": None, "images/group": grey}, "no dataset images"),
+        ({"image_ids": None, "image_ids/group": grey}, "no dataset image_ids"),
         ({"images": np.zeros((3, 8, 8, 3), np.float32)}, r"shape \(3, 8, 8, 3\)"),
-        ({"images": np.full((3, 3, 8, 8), 200, np.float32)}, "from 200 to 200; expected 0 to 1"),
+        (dict.fromkeys(clevr_files.H5, grey[:0]), r"shape \(0, 3, 8, 8\), expected .* with no zero size"),
+        ({"images": 400 * grey}, "images hold values from 200 to 200; expected 0 to 1"),
+        ({"images": grey / 255}, "images reach only 0 of 255"),
+        ({"images": hole}, "images hold values from nan to nan"),
+        ({"images_foreground": hole}, "images_foreground hold values from nan to nan"),
+        ({"images_foreground": -grey}, "images_foreground hold values from -0.5"),
+        ({"images_foreground": grey[:2]}, r"images_foreground are float32 \(2, 3, 8, 8\), expected floats \(3, 3"),
+        ({"images": grey.astype(np.uint8)}, "images are uint8"),
+        ({"image_ids": np.arange(2)}, r"image_ids are int64 \(2,\), expected integers \(3,\)"),
+        ({"image_ids": np.arange(4)}, r"image_ids are int64 \(4,\)"),
+        ({"image_ids": np.array([1, 2, np.nan])}, "image_ids are float64"),
     ]:
         write_h5(path, **changes)
-        with pytest.raises(ValueError, match=f"a.h5 .*{says}"):
+        with pytest.raises(ValueError, match=f"a.h5 is damaged, or not one of the paper's files .*{says}"):
             clevr_files.load_h5(path)
     write_h5(path)
     path.write_bytes(path.read_bytes()[:1500])
@@ -236,6 +254,8 @@ def test_bad_tfrecords_are_refused_by_name(tmp_path, pictures):
     stream = write_tfrecords(path, good)
     whole = path.read_bytes()
     for content, says in [
+        (b"", "no records"),
+        (gzip.compress(b""), "no records"),
         (whole[: len(whole) // 2], "."),
         (gzip.compress(stream[:-50], 1), "middle of a record"),
         (b"not gzip", "."),
@@ -254,6 +274,26 @@ def test_bad_tfrecords_are_refused_by_name(tmp_path, pictures):
         write_tfrecords(path, record)
         with pytest.raises(ValueError, match=says):
             clevr_files.load_tfrecords(path)
+
+
+def test_bad_requests_do_not_blame_the_file(release, tmp_path, pictures):
+    write_tfrecords(tmp_path / "d.tfrecords", example(image=pictures[0][0], mask=pictures[1][0]))
+    write_h5(tmp_path / "d.h5")
+    for load in (
+        functools.partial(clevr_release.load, release[0], "val"),
+        functools.partial(clevr_files.load_tfrecords, tmp_path / "d.tfrecords"),
+        functools.partial(clevr_files.load_h5, tmp_path / "d.h5"),
+    ):
+        with pytest.raises(ValueError, match="^n must be at least 0, got -1"):
+            load(n=-1)
+        with pytest.raises(TypeError, match="^n must be an integer, got float 1.5"):
+            load(n=1.5)
+        assert len(load(n=0)) == 0
+        if load.func is not clevr_files.load_h5:
+            with pytest.raises(ValueError, match="^size must be at least 1, got 0"):
+                load(size=0)
+            with pytest.raises(TypeError, match="^size must be an integer, got float 8.0"):
+                load(size=8.0)
 
 
 def test_all_loaders_give_what_the_generator_gives(release, tmp_path, pictures):

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from srnlib.data import clevr
 from srnlib.data.clevr_boxes import SLOTS, estimated, fill, published
-from srnlib.metrics_iou import SMOOTH, fill_boxes, object_iou, object_iou_real, overall_iou
+from srnlib.metrics_iou import SMOOTH, best_iou, fill_boxes, object_iou, object_iou_real, overall_iou
 
 
 def by_opencv(mask):
@@ -58,8 +58,6 @@ def test_overall_iou_by_loops():
     assert overall_iou(blank, blank).item() == 1
     faint = torch.full((1, 3, 4, 4), 1 / 255)
     assert overall_iou(faint, faint).item() < 1e-6  # what the docstring warns of
-    with pytest.raises(ValueError, match="both must be"):
-        overall_iou(blank, blank[:, :2])
 
 
 def released(elements, boxes):
@@ -104,11 +102,38 @@ def test_an_empty_prediction_is_paid_for_every_empty_slot():
 
 def test_bad_input_of_the_ious():
     elements, boxes = torch.zeros(1, 2, 3, 8, 8), torch.zeros(1, 4, 8, 8, dtype=torch.bool)
-    for wrong in (boxes.float(), boxes[:, :, :4], boxes[0], boxes.expand(2, -1, -1, -1)):
-        with pytest.raises(ValueError, match="boxes must be bool"):
-            object_iou(elements, wrong)
+    for metric in (best_iou, object_iou, object_iou_real):
+        for wrong in (boxes[:, :, :4], boxes[0], boxes.expand(2, -1, -1, -1), boxes[:, :0]):
+            with pytest.raises(ValueError, match=r"boxes must be \[1, M, 8, 8\], M at least 1, on cpu"):
+                metric(elements, wrong)
+        with pytest.raises(TypeError, match="boxes must be a bool tensor"):
+            metric(elements, boxes.float())
+        for wrong in BAD:
+            with pytest.raises((TypeError, ValueError), match="elements must"):
+                metric(wrong(elements), boxes)
     with pytest.raises(ValueError, match="no object"):
         object_iou_real(elements, boxes)
+    image = elements[:, 0]
+    for wrong in BAD:
+        for name, pair in (("image", (wrong(image), image)), ("foreground", (image, wrong(image)))):
+            with pytest.raises((TypeError, ValueError), match=f"{name} must"):
+                overall_iou(*pair)
+    with pytest.raises(ValueError, match=r"one shape, got \[1, 3, 8, 8\] and \[1, 3, 8, 4\]"):
+        overall_iou(image, image[..., :4])
+    near = torch.ones(1, 3, 8, 8) + 1e-5  # rounding is accepted
+    assert overall_iou(near, near).item() == 1
+
+
+BAD = (
+    lambda t: t + 255,
+    lambda t: t - 1,
+    lambda t: t * torch.nan,
+    lambda t: t.byte(),
+    lambda t: t.numpy(),
+    lambda t: t[0],
+    lambda t: t[..., :2, :, :],  # channels
+    lambda t: t[:0],
+)
 
 
 def test_filling_boxes():
