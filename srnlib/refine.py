@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Integral, Real
 from typing import NamedTuple
 
 import torch
@@ -62,7 +63,7 @@ def refine(
         The refined set `[B, N, D]` and its `Trace`.
 
     Raises:
-        TypeError: If `S0` or `z` is no floating-point tensor.
+        TypeError: If `S0` or `z` is no floating-point tensor, or H_agg cannot be called.
         ValueError: If a shape, dtype, device or setting does not fit, a value is not finite, or H_agg ignores its set.
     """
     _check_set(S0)
@@ -82,7 +83,7 @@ class SetRefiner(nn.Module):
 
     def __init__(self, H_agg, *, steps, inner_lr, momentum=0.0, grad="unroll", detach_init=False):
         super().__init__()
-        _check_settings(steps, inner_lr, momentum, grad)
+        _check_settings(H_agg, steps, inner_lr, momentum, grad)
         self.H_agg, self.steps, self.inner_lr, self.momentum = H_agg, steps, inner_lr, momentum
         self.grad, self.detach_init = grad, detach_init
 
@@ -119,8 +120,9 @@ class GraphRefiner(SetRefiner):
 
 def _descend(parts0, z, H_agg, *, steps, inner_lr, momentum, grad, detach_init):
     """The inner loop over one or more tensors (`parts`) that H_agg takes together."""
-    mode, k = _check_settings(steps, inner_lr, momentum, grad)
+    mode, k = _check_settings(H_agg, steps, inner_lr, momentum, grad)
     _check_inputs(parts0, z)
+    steps = int(steps)  # of numpy, for one
     outer = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
     if detach_init:
         parts0 = tuple(p.detach() for p in parts0)
@@ -184,10 +186,24 @@ def _implicit(parts, z, H_agg, terms, inner_lr, momentum):
 
 def _inner_loss(H_agg, parts, z) -> Tensor:
     """`||H_agg(S) - z||^2` per example `[B]`."""
-    encoded = H_agg(*parts)
+    try:
+        encoded = H_agg(*parts)
+    except RuntimeError as error:
+        _explain(H_agg, parts[0], error)
+        raise
     if not isinstance(encoded, Tensor) or encoded.shape != z.shape:
         raise ValueError(f"H_agg returned {_shape(encoded)} but z is {_shape(z)}: both must be [B, E]")
     return (encoded - z).square().sum(dim=1)
+
+
+def _explain(H_agg, S, error) -> None:
+    """Raises a clearer error if the one of H_agg may be due to parameters that do not go with the set."""
+    for name, p in H_agg.named_parameters() if isinstance(H_agg, nn.Module) else ():
+        if torch.is_inference(p):
+            raise ValueError("H_agg was made in torch.inference_mode(): make it outside, or in no_grad()") from error
+        if (p.dtype, p.device) != (S.dtype, S.device):
+            here = f"the set is {S.dtype} on {S.device}, H_agg's {name} {p.dtype} on {p.device}: use H_agg.to(S0)"
+            raise ValueError(f"{here} ({error})") from error
 
 
 def _slope(loss, parts, create_graph) -> tuple[Tensor, ...]:
@@ -211,14 +227,16 @@ def _kind(t):
     return t.dtype if isinstance(t, Tensor) else type(t).__name__
 
 
-def _check_settings(steps, inner_lr, momentum, grad) -> tuple[str, int | None]:
-    """Validates the loop's settings; returns the gradient mode and its number (None: not given)."""
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
+def _check_settings(H_agg, steps, inner_lr, momentum, grad) -> tuple[str, int | None]:
+    """Validates H_agg and the loop's settings; returns the gradient mode and its number (None: not given)."""
+    if not callable(H_agg):
+        raise TypeError(f"H_agg must be a module or a function that encodes a set, got {_kind(H_agg)}")
+    if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 0:
         raise ValueError(f"steps must be a whole number >= 0, got {steps!r}")
-    if not 0 < inner_lr < float("inf"):
-        raise ValueError(f"inner_lr must be positive and finite, got {inner_lr!r}")
-    if not 0 <= momentum < 1:
-        raise ValueError(f"momentum must be in [0, 1), got {momentum!r}")
+    if not isinstance(inner_lr, (Real, Tensor)) or not 0 < inner_lr < float("inf"):
+        raise ValueError(f"inner_lr must be a positive, finite number, got {inner_lr!r}")
+    if not isinstance(momentum, (Real, Tensor)) or not 0 <= momentum < 1:
+        raise ValueError(f"momentum must be a number in [0, 1), got {momentum!r}")
     mode, _, number = str(grad).partition(":")
     k = int(number) if number.isdecimal() and int(number) > 0 else None
     known = {"unroll": grad == "unroll", "truncate": k is not None, "implicit": k is not None or grad == "implicit"}

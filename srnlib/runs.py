@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -11,6 +12,10 @@ from typing import Any, get_type_hints
 
 from srnlib import results
 from srnlib.tasks import PROFILES, TASKS, Settings, Task, choose
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on as asked; the message says what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +86,23 @@ class Run:
     def config(self) -> dict[str, Any]:
         """The settings as JSON gives them back."""
         return json.loads(json.dumps(dataclasses.asdict(self.settings)))
+
+    def record(self) -> dict[str, Any]:
+        """Its record.
+
+        Raises:
+            RunError: If there is none, or the file is damaged.
+        """
+        if not self.result.exists():
+            raise RunError(f"{self.result} does not exist: train the run first ({self.command()})")
+        with contextlib.suppress(ValueError):  # no JSON
+            match json.loads(self.result.read_bytes()):
+                case {"config": {}, "history": [_, *_], "checkpoint_sha256": str()} as known:
+                    return known
+        raise RunError(
+            f"{self.result} is truncated or foreign, not the record of a run: restore it (git restore), "
+            "or delete it and train again, as --force does"
+        )
 
     def completed(self, config: dict[str, Any]) -> dict[str, Any]:
         """A stored configuration with the settings that came later, at their defaults: what was done before."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import time
 from pathlib import Path
@@ -14,12 +13,8 @@ from torch import nn
 
 from srnlib import checkpoints, loop, results
 from srnlib.files import write_json
-from srnlib.runs import Run
+from srnlib.runs import Run, RunError
 from srnlib.tasks import Task
-
-
-class RunError(RuntimeError):
-    """A run that cannot go on as asked; the message says what to do."""
 
 
 def train(
@@ -47,8 +42,9 @@ def train(
         The record, on the main process; elsewhere an empty dictionary.
 
     Raises:
-        RunError: If what is there was trained with other settings, precision or number of processes.
-        CheckpointError: If what is there is damaged.
+        RunError: If the record is damaged, or what is there was trained with other settings, precision or number of
+            processes.
+        CheckpointError: If a checkpoint or a state is damaged.
     """
     on = loop.accelerator(device, precision)
     if run.result.exists() and not force:
@@ -115,15 +111,13 @@ def evaluate(run: Run, *, device: str = "auto", write: bool = False) -> dict[str
 
     Raises:
         CheckpointError: As `load_module`.
-        RunError: If `write` is asked for and the run has no record.
+        RunError: If `write` is asked for and the run has no record, or a damaged one.
     """
-    if write and not run.result.exists():
-        raise RunError(f"{run.result} does not exist: train the run first ({run.command()})")
+    known = run.record() if write else {}  # before the work: it may be refused
     where = loop.accelerator(device).device
     module, started = load_module(run, where), time.perf_counter()
     metrics = loop.evaluate_module(run.task, module, run.settings, where, "test")
     if write:
-        known = json.loads(run.result.read_bytes())
         spent = round(time.perf_counter() - started, 2)
         told = _told_by_history(run.task, known["history"])
         write_json(run.result, known | {"metrics": metrics | told, "eval_seconds": spent})
@@ -131,7 +125,7 @@ def evaluate(run: Run, *, device: str = "auto", write: bool = False) -> dict[str
 
 
 def _finished(run: Run, show: bool) -> dict[str, Any]:
-    known = json.loads(run.result.read_bytes())
+    known = run.record()
     _same(run.result, run.completed(known["config"]), run.config)
     _, meta = checkpoints.load(run.checkpoint)
     if meta["sha256"] != known["checkpoint_sha256"]:

@@ -91,8 +91,8 @@ print("torch", torch.__version__, "| everything here runs on the CPU")
 # symmetric Chamfer distance (from each point to its nearest in the other set, both ways), make small changes of the
 # input.
 #
-# ($\mathcal{S}_n^d$: all sets of n vectors of $\mathbb{R}^d$.) The order $\sigma$ is free: $h$ may choose a different
-# one for every input. That is generous, and it does not help.
+# ($\mathcal{X}$: the inputs, here images. $\mathcal{S}_n^d$: all sets of n vectors of $\mathbb{R}^d$.) The order
+# $\sigma$ is free: $h$ may choose a different one for every input. That is generous, and it does not help.
 #
 # Our example for $n = d = 2$: two opposite points on a circle, turned by $\theta$ from 0 to $\pi$.
 #
@@ -648,25 +648,28 @@ def search(steps):
     return torch.no_grad()(lambda S: refine(guess.expand_as(S), g(S), g, steps=steps, inner_lr=0.05)[0])
 
 
-fig, ax = plt.subplots(figsize=(8, 3), layout="constrained")
+fig, (ax, zoom) = plt.subplots(1, 2, figsize=(9.5, 3.2), sharey=True, layout="constrained")
+close = torch.linspace(-2, 2, 801, dtype=torch.float64)  # degrees from the break
 for steps, colour in ((5, "0.8"), (10, "0.6"), (20, "0.4"), (40, "0.0"), (160, "tab:blue")):
-    listed = search(steps)
-    at = find_break(listed)
+    at = find_break(listed := search(steps))
     worst = squared_error(listed(pair(at)), pair(at)).sqrt().item()
     near = at + torch.tensor([-1e-8, 1e-8], dtype=torch.float64)
     slope = (listed(pair(near)).diff(dim=0).norm() / 2e-8 / 2**0.5).item()
     assert worst >= 1 - 1e-4  # the bound holds here as well
     V = pair(fine[::4])  # a tenth of a degree
     error, left = squared_error(listed(V), V).sqrt(), (g(listed(V)) - g(V)).square().sum(dim=1)
-    wide = 0.1 * (error > 0.5).sum()
+    wide, left = 0.1 * (error > 0.5).sum(), left[error > 0.5].max()
     print(f"{steps:3d} steps: error at the break {worst:.2f}, slope there {slope:7.2g};",
-          f"error above 0.5 for {wide:4.1f}°, inner loss there up to {left[error > 0.5].max():.1f}")
+          f"error above 0.5 for {wide:4.1f}°, inner loss there up to {left:.1f}")
     ax.plot(fine[::4].rad2deg(), error, color=colour, label=f"{steps} gradient steps")
-ax.axhline(1, color="crimson", ls="--", lw=1)
-ax.set(xlabel="theta (degrees)", ylabel="error", xticks=range(0, 181, 45))
-ax.text(1, 1.05, "every continuous list reaches this line somewhere", color="crimson", va="bottom")
-ax.set_title("Searching: the break narrows, down to a local minimum")
-ax.legend()
+    V = pair(at + close.deg2rad())
+    zoom.plot(close, squared_error(listed(V), V).sqrt(), color=colour)
+for panel in (ax, zoom):
+    panel.axhline(1, color="crimson", ls="--", lw=1)
+ax.set(xlabel="theta (degrees)", ylabel="error", xticks=range(0, 181, 45), title="Searching: the whole half turn")
+ax.text(1, 1.05, "every continuous list\nreaches this line", color="crimson", va="bottom")
+zoom.set(xlabel="theta - break (degrees)", title="The break, enlarged: it stops narrowing")
+fig.legend(loc="outside right center")
 plt.show()
 
 # %% [markdown]
@@ -676,9 +679,10 @@ plt.show()
 # multiplies small differences: steepness grows *exponentially with the number of steps*, at no cost in parameters. An
 # MLP has to build it from its weights: compare the slopes in section 5.
 #
-# And the break does not narrow for ever. From some forty steps on it stays about half a degree wide: there the search
-# has ended in a **local minimum**, with an inner loss that is not 0, and more steps do not help. Another start does:
-# the inner loss needs no labels, so it can tell which of several searches came nearest (notebook 03, section 11).
+# And the break does not narrow for ever (on the right). From some forty steps on it stays about half a degree wide:
+# there the search has ended in a **local minimum**, with an inner loss that is not 0, and more steps do not help.
+# Another start does: the inner loss needs no labels, so it can tell which of several searches came nearest (notebook
+# 03, section 11).
 #
 # ## Summary and takeaways
 # - A set has no first element. Turn two points by half a turn: the set returns, a continuous list of it comes back

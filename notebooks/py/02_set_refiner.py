@@ -392,14 +392,16 @@ plt.show()
 wrong = {name: (error(S, T) > 0.1).double().mean().item() for name, S in lists.items()}
 assert error(proposal, T).max() > 0.9  # the theorem binds the network
 assert wrong["refined from one fixed proposal"] < 0.01 and wrong["network alone"] > 0.03
+assert degrees[error(lists["refined from one fixed proposal"], T) > 0.1].round().tolist() == [126]
 
 # %% [markdown]
-# The refined list follows the points, swaps within a quarter of a degree, and follows them again (errors below
-# $10^{-9}$ are drawn there). The network has to turn one element into the other over a range of angles. Started from
-# the network's proposal, the refiner mends that range as far as this grid shows, and swaps where the network had its
-# crisis. Its errors are greater than from the fixed proposal, though the network's guess is nearer: its centre is a
-# little off, and a wrong centre shrinks by $1 - 4\alpha = 0.8$ a step only. (No angle shows an error of 1: the window
-# of failure is narrower than our grid of a quarter of a degree.)
+# The grid has four angles a degree. The refined list follows the points, swaps from one angle to the next, and follows
+# them again (errors below $10^{-9}$ are drawn there). The network has to turn one element into the other over a range
+# of angles. Started from the network's proposal, the refiner mends that range as far as this grid shows, and swaps
+# where the network had its crisis. Its errors are greater than from the fixed proposal, though the network's guess is
+# nearer: its centre is a little off, and a wrong centre shrinks by $1 - 4\alpha = 0.8$ a step only. (An error of 1 is
+# in the middle at one angle, 126 degrees, which happens to lie in the window of failure; on the right at none, since
+# the window lies between two angles.)
 #
 # **But a fixed number of gradient steps is a continuous function too**, so the theorem binds the refiner as well:
 # somewhere it must be wrong by 1. Where? When the points stand at right angles to the centred proposal: neither order
@@ -491,10 +493,11 @@ assert kept["inner_lr = 4"][-1] > 0.97 and kept["inner_lr = N / 2"][-1] < 0.9
 # - `unroll`: backpropagate through all r steps, exactly. Every step's tensors are kept.
 # - `truncate:k`: exactly through the last k steps, nothing before.
 # - `implicit`: at a minimum $\nabla L(S^*, z) = 0$, whatever path led there. Differentiating that equation gives
-#   $dS^*/dz = -(\nabla^2_{SS} L)^{-1} \nabla^2_{Sz} L$, and the same for the parameters. Only the last point is kept.
-#   The inverse is applied by as many terms of its Neumann series, $H^{-1} = \alpha \sum_k (I - \alpha H)^k$, as there
-#   were steps; `implicit:1` keeps one term, a multiple of the identity (approximate implicit differentiation, Zhang et
-#   al. 2022).
+#   $dS^*/dz = -H^{-1} \nabla^2_{Sz} L$, with the Hessian $H = \nabla^2_{SS} L$, and the same for the parameters. Only
+#   the last point is kept. The inverse is applied by as many terms of its Neumann series,
+#   $H^{-1} = \alpha \sum_k (I - \alpha H)^k$, as there were steps ($\alpha$: `inner_lr`). The series converges if every
+#   eigenvalue of $H$ lies between 0 and $2/\alpha$, as the descent without momentum does near such a minimum.
+#   `implicit:1` keeps one term, a multiple of the identity (approximate implicit differentiation, Zhang et al. 2022).
 #
 # We count the bytes that autograd holds between forward and backward, CPU time of both, and how well the gradient
 # with respect to $z$ and all parameters agrees (cosine) with the exact one after the same number of steps, and with

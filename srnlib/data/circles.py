@@ -15,6 +15,7 @@ from srnlib.data._hash import GOLDEN, below, integer, mix, stream
 RED, GREEN = 1, 2  # colour 0 marks an empty row
 BLOCK = 4096  # images worked on together; results do not depend on it
 TRIES, RESTARTS = 64, 100  # places tried for one circle, fresh starts for one image
+HOPELESS = 7  # fresh starts for an image that stays far from its count
 
 
 def generate(
@@ -27,8 +28,10 @@ def generate(
 
     A circle's radius (uniform on 1 .. max_radius) and colour (evens) are drawn once; its place, uniform inside the
     frame, is drawn again until it fits. After `TRIES` misses the image starts afresh with the same number of circles,
-    and after `RESTARTS` of those the request is refused. Only fresh starts bend the distributions: with the defaults
-    radius 11 is 3.5 % rarer and radius 1 is 1 % commoner than uniform (with count = 10: 9 % and 3.5 %).
+    and after `RESTARTS` of those the request is refused. It is refused after `HOPELESS` of them if all stopped more
+    than 6 sqrt(count) circles short: where they stop varies by about sqrt(count), so that none to come would fit
+    either. Only fresh starts bend the distributions: with the defaults radius 11 is 3.5 % rarer and radius 1 is 1 %
+    commoner than uniform (with count = 10: 9 % and 3.5 %).
 
     Args:
         n: Number of images.
@@ -123,7 +126,7 @@ def _stamp(out: NDArray, image: NDArray, plane: NDArray, circles: NDArray, value
 def _place(keys: NDArray[np.uint64], counts: NDArray, size: int, max_circles: int, max_radius: int) -> NDArray:
     """Circles `[n, M, 4]` that fit; in every round each unfinished image tries one place for its next circle."""
     circles = np.zeros((4, len(keys), max_circles), np.int64)
-    done, misses, restarts = np.zeros((3, len(keys)), np.int64)
+    done, misses, restarts, furthest = np.zeros((4, len(keys)), np.int64)
     look = np.zeros((2, len(keys)), np.int64)  # radius and colour of the circle to be placed next
     active = np.flatnonzero(counts)
     while active.size:
@@ -145,9 +148,11 @@ def _place(keys: NDArray[np.uint64], counts: NDArray, size: int, max_circles: in
         misses[miss] += 1
 
         stuck = miss[misses[miss] == TRIES]
+        furthest[stuck] = np.maximum(furthest[stuck], done[stuck])
         circles[:, stuck] = done[stuck] = misses[stuck] = 0
         restarts[stuck] += 1
-        if (restarts[stuck] > RESTARTS).any():
+        hopeless = furthest[stuck] + 6 * np.sqrt(counts[stuck]) < counts[stuck]
+        if (restarts[stuck] > np.where(hopeless, HOPELESS, RESTARTS)).any():
             raise ValueError(_misfit(int(counts[stuck].max()), size, max_radius))
         active = active[done[active] < counts[active]]
     return circles.transpose(1, 2, 0)

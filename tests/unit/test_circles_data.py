@@ -99,12 +99,21 @@ def test_a_longer_data_set_begins_with_the_shorter(shorter, monkeypatch):
         assert np.array_equal(long[:shorter], short)
 
 
-@pytest.mark.parametrize("count", [40, 200])
-def test_more_circles_than_fit_are_refused_in_bounded_time(count):
+@pytest.mark.parametrize(("count", "options"), [(40, {}), (200, {}), (1000, dict(size=128, max_radius=3))])
+def test_more_circles_than_fit_are_refused_in_bounded_time(count, options):
     start = time.process_time()
-    with pytest.raises(ValueError, match="do not fit"):
-        generate(10_000, 0, count=count, max_circles=count)
-    assert time.process_time() - start < 10
+    with pytest.raises(ValueError, match=f"{count} circles .* do not fit"):
+        generate(10_000, 0, count=count, max_circles=count, **options)
+    assert time.process_time() - start < 15
+
+
+def test_an_image_is_given_up_early_only_if_it_stays_far_from_its_count(monkeypatch):
+    crowded = [dict(n=2, seed=3, count=520, max_circles=520, size=128, max_radius=3), dict(n=4, seed=4, count=20)]
+    crowded = [dict(max_circles=20) | request for request in crowded]  # both fit after many fresh starts
+    early = [generate(**request) for request in crowded]
+    monkeypatch.setattr(module, "HOPELESS", module.RESTARTS)
+    for request, found in zip(crowded, early, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(found, generate(**request), strict=True))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import weakref
 
 import higher
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -406,6 +407,7 @@ S_OK, Z_OK = torch.zeros(B, N, D, dtype=torch.float64), torch.zeros(B, E, dtype=
         ({"z": [1.0]}, TypeError, "got list"),
         ({"z": Z_OK * float("nan")}, ValueError, "NaN or infinity"),
         ({"z": Z_OK[:, :4]}, ValueError, r"H_agg returned \[3, 5\] but z is \[3, 4\]"),
+        ({"H_agg": None}, TypeError, "H_agg must be a module or a function .* got NoneType"),
         ({"H_agg": lambda S: S}, ValueError, r"H_agg returned \[3, 4, 2\]"),
         ({"H_agg": lambda S: (S, S)}, ValueError, "H_agg returned tuple"),
         ({"H_agg": lambda S: Z_OK}, ValueError, "does not depend"),
@@ -415,11 +417,13 @@ S_OK, Z_OK = torch.zeros(B, N, D, dtype=torch.float64), torch.zeros(B, E, dtype=
         ({"steps": -1}, ValueError, "steps must be a whole number >= 0, got -1"),
         ({"steps": 2.0}, ValueError, "steps must be"),
         ({"steps": True}, ValueError, "steps must be"),
-        ({"inner_lr": 0}, ValueError, "inner_lr must be positive"),
-        ({"inner_lr": -0.1}, ValueError, "inner_lr must be positive"),
-        ({"inner_lr": float("nan")}, ValueError, "inner_lr must be positive"),
-        ({"inner_lr": float("inf")}, ValueError, "inner_lr must be positive"),
-        ({"momentum": 1.0}, ValueError, r"momentum must be in \[0, 1\)"),
+        ({"steps": np.True_}, ValueError, "steps must be"),
+        *(
+            ({"inner_lr": rate}, ValueError, f"inner_lr must be a positive, finite number, got {rate!r}")
+            for rate in (0, -0.1, float("nan"), float("inf"), "0.1", None)
+        ),
+        ({"momentum": 1.0}, ValueError, r"momentum must be a number in \[0, 1\)"),
+        ({"momentum": None}, ValueError, "momentum must be a number .* got None"),
         ({"momentum": -0.1}, ValueError, "momentum must be"),
         *(
             ({"grad": grad}, ValueError, "grad must be 'unroll', 'truncate:k', 'implicit' or")
@@ -434,10 +438,43 @@ def test_bad_input_is_refused(changes, error, message, mode):
         refine(S0, z, H_agg, **options)
 
 
-@pytest.mark.parametrize("wrong", ({"steps": -1}, {"inner_lr": 0}, {"momentum": 1}, {"grad": "exact"}))
+@pytest.mark.parametrize("steps", (0, 2))
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("there", (torch.float32, torch.bfloat16, "meta"))
+def test_an_encoder_elsewhere_than_its_set_is_named(there, mode, steps):
+    S0, z, H_agg, options = good(grad=mode)
+    own = r"mlp\.0\.weight torch\.\w+ on " + ("meta" if there == "meta" else "cpu")
+    with pytest.raises(ValueError, match=rf"the set is torch.float64 on cpu, H_agg's {own}: use H_agg.to\(S0\)"):
+        refine(S0, z, H_agg.to(there), **options | {"steps": steps})
+
+
+@pytest.mark.parametrize("context", (torch.enable_grad, torch.no_grad, torch.inference_mode))
+def test_an_encoder_made_in_inference_mode_is_named(context):
+    with torch.inference_mode():
+        _, _, H_agg, options = good()
+    S0, z, *_ = good()
+    with context(), pytest.raises(ValueError, match=r"H_agg was made in torch.inference_mode\(\): make it outside"):
+        refine(S0, z, H_agg, **options)
+
+
+def test_other_errors_of_an_encoder_stay_as_they_are():
+    S0, z, _, options = good()
+    for H_agg in (nn.Linear(7, E).double(), lambda S: S @ S):
+        with pytest.raises(RuntimeError, match="shape|size"):
+            refine(S0, z, H_agg, **options)
+
+
+def test_whole_numbers_of_numpy_are_steps():
+    S0, z, H_agg, options = good()
+    S, _ = refine(S0, z, H_agg, **options)
+    again, trace = SetRefiner(H_agg, **options | {"steps": np.int64(2), "inner_lr": np.float64(0.1)})(S0, z)
+    assert torch.equal(again, S) and trace.step_norm.shape == (2, B)
+
+
+@pytest.mark.parametrize("wrong", ({"H_agg": None}, {"steps": -1}, {"inner_lr": 0}, {"momentum": 1}, {"grad": "exact"}))
 def test_modules_refuse_bad_settings_when_built(wrong):
-    with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be"):
-        SetRefiner(nn.Identity(), **{"steps": 1, "inner_lr": 0.1, **wrong})
+    with pytest.raises((TypeError, ValueError), match=f"{next(iter(wrong))} must be"):
+        SetRefiner(**{"H_agg": nn.Identity(), "steps": 1, "inner_lr": 0.1, **wrong})
 
 
 @pytest.mark.parametrize("edges", (None, torch.zeros(B, N, N), torch.zeros(B, N, 2, 3), torch.zeros(1, N, N, 3)))

@@ -229,6 +229,19 @@ def test_a_damaged_state_is_refused_by_name():
     assert train.train(run, force=True, show=False)["history"][-1]["step"] == 12
 
 
+@pytest.mark.parametrize("damage", [lambda b: b[:-100], lambda b: b"", lambda b: b"[]", lambda b: b'{"config": 1}'])
+def test_a_damaged_record_is_refused_by_name(damage):
+    run = Run.of("circles", "baseline", "smoke", **SHORT)
+    with pytest.raises(RunError, match=r"seed0\.json does not exist: train the run first \(python -m srnlib train"):
+        train.evaluate(run, write=True)
+    train.train(run, show=False)
+    run.result.write_bytes(damage(run.result.read_bytes()))
+    for call in (train.train, lambda run: train.evaluate(run, write=True)):
+        with pytest.raises(RunError, match=r"baseline-smoke.*seed0\.json is truncated or foreign.*delete it.*--force"):
+            call(run)
+    assert train.train(run, force=True, show=False) == run.record()
+
+
 def test_load_module_and_evaluate_give_the_recorded_metrics():
     run = Run.of("circles", "srn", "smoke", **SHORT)
     record = train.train(run, show=False)
