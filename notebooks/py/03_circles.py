@@ -278,13 +278,11 @@ lines = ["| circles | " + " | ".join(names) + " |", "|---|" + "---:|" * len(name
 for n in range(1, 11):
     cells = []
     for m in MODELS:
-        b2 = results.mean_sd(ours(m, f"decomposed.n{n}")).replace(" ", "\u00a0")
-        strict = [np.mean(ours(m, f"{key}.n{n}") or np.nan) for key in ("matched_iou", "ari_fg")]
-        cells += [str(PAPER[m].get(f"decomposed.n{n}", "–")), f"**{b2}**"]
-        cells += [f"{np.mean(ours(m, f'single.decomposed.n{n}')):.1f}" for _ in alone[m]]
-        cells += ["–" if np.isnan(v) else f"{v:.1f}" for v in strict]
+        keys = ["decomposed", *("single.decomposed" for _ in alone[m]), "matched_iou", "ari_fg"]
+        b2, *others = (results.mean_sd(ours(m, f"{key}.n{n}")).replace(" ", "\u00a0") for key in keys)
+        cells += [str(PAPER[m].get(f"decomposed.n{n}", "–")), f"**{b2}**", *others]
     lines.append(f"| {n} | " + " | ".join(cells) + " |")
-caption = "**Table 1.** Images decomposed (B.2), %, ours as mean ± standard deviation over seeds; mean IoU and ARI, %."
+caption = "**Table 1.** Images decomposed (B.2), IoU and ARI, all in %; ours as mean ± standard deviation over seeds."
 display(Markdown("\n".join([caption, "", *lines])))
 
 
@@ -658,7 +656,7 @@ for column, r in zip(axes.T[1:], shown, strict=True):
 plt.show()
 
 # %% [markdown]
-# The last figure shows one image, the one of the 60 whose smallest circle is largest: above, its responsibilities after
+# The last figure shows one image, the one of the 100 whose smallest circle is largest: above, its responsibilities after
 # so many steps, below, its elements. At 0 steps we see the proposal alone, as the network made it, which is not drawn
 # well at all; the last column goes on for twice as many steps as in training. Beyond the trained number of steps a few
 # more images come out right; most of what is divided wrongly by then stays so. It takes another start to mend it, and
