@@ -657,10 +657,10 @@ plt.show()
 
 # %% [markdown]
 # The last figure shows one image, the one of the 100 whose smallest circle is largest: above, its responsibilities
-# after so many steps, below, its elements. At 0 steps we see the proposal alone, as the network made it, which is not drawn
-# well at all; the last column goes on for twice as many steps as in training. Beyond the trained number of steps a few
-# more images come out right; most of what is divided wrongly by then stays so. It takes another start to mend it, and
-# the first few bring most.
+# after so many steps, below, its elements. At 0 steps we see the proposal alone, as the network made it, which is not
+# drawn well at all; the last column goes on for twice as many steps as in training. Beyond the trained number of steps
+# a few more images come out right; most of what is divided wrongly by then stays so. It takes another start to mend it,
+# and the first few bring most.
 #
 # ## Appendix: what makes it decompose?
 #

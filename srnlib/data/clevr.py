@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -49,6 +49,11 @@ class Clevr:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def part(self, rows: slice) -> Clevr:
+        """Some of the images, with all that belongs to them."""
+        whole = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Clevr(**{name: None if values is None else values[rows] for name, values in whole.items()})
 
     def foregrounds(self, rows: slice | NDArray = slice(None)) -> NDArray[np.uint8]:
         """The images `rows` without their background: `[..., 3, S, S]`, 0 where the floor is seen."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from srnlib import metrics, metrics_iou, results
+from srnlib.data import clevr_release
 from srnlib.data.clevr import Clevr, load
 from srnlib.data.clevr_boxes import fill, published
 from srnlib.set_encoders import PairSetEncoder
@@ -31,6 +32,8 @@ class ClevrSettings(Painting):
         black_weight: What a wrong value counts where nothing should be painted; 1 (paper) as everywhere. While elements
             are few it rises there from 1: from the start it would pay to paint nothing.
         val_images, test_images: Number of images.
+        source: Folder of CLEVR_v1.0, to be shown instead of pictures of ours: of its `train` the first `train_images`,
+            of its `val` the first `val_images` for validation and the next for the test, as many as there are.
     """
 
     size: int = 128
@@ -40,6 +43,7 @@ class ClevrSettings(Painting):
     train_images: int = 6_000
     val_images: int = 200
     test_images: int = 1_000
+    source: str = ""
 
     def __post_init__(self):
         super().__post_init__()
@@ -142,6 +146,9 @@ class ClevrTask(Task):
 
     def describe(self, settings: ClevrSettings, seed: int) -> dict[str, Any]:
         """How the scenes are made; those not in the cache yet are drawn."""
+        if settings.source:
+            sets = {split: f"{len(scenes(settings, split))} scenes" for split in SCENES}
+            return {"release": "CLEVR_v1.0, test from its val", "size": settings.size, **sets}
         sets = {split: f"{len(scenes(settings, split))} scenes, seed {first}" for split, first in SCENES.items()}
         return {"generator": "srnlib.data.clevr.generate", "size": settings.size, **sets}
 
@@ -156,11 +163,26 @@ def weighted(p: Tensor, target: Tensor, black: float) -> Tensor:
 
 
 def scenes(settings: ClevrSettings, split: str) -> Clevr:
-    """The scenes of a split, drawn on all cores when first asked for, and kept in the cache."""
+    """The scenes of a split, drawn on all cores when first asked for, and kept in the cache.
+
+    Raises: With a `source`, as `srnlib.data.clevr_release.load`.
+    """
     n = getattr(settings, f"{split}_images")
+    if settings.source:
+        return _released(settings.source, split, settings.val_images if split == "test" else 0, n, settings.size)
     workers = max(1, min(os.cpu_count() or 1, n // 64))
     cache = results.data_dir() / "cache"
     return load(n, SCENES[split], cache, size=settings.size, workers=workers, progress=n >= 1_000)
+
+
+@functools.lru_cache(maxsize=len(SCENES))
+def _released(source: str, split: str, skip: int, n: int, size: int) -> Clevr:
+    """Some scenes of the release, read once; it takes its time for their cameras and masks."""
+    of = "train" if split == "train" else "val"
+    found = clevr_release.load(source, of, skip + n, size=size, progress=True).part(slice(skip, None))
+    if not len(found):
+        raise ValueError(f"{source} has no more than {skip} scenes of {of!r}, all for validation: lower val_images")
+    return found
 
 
 def tensors(images: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,16 +4,21 @@ import builtins
 import functools
 import gzip
 import json
+import re
+import shutil
 import struct
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from srnlib.data import clevr, clevr_files, clevr_release
 from srnlib.data.clevr_geometry import boxes, hits, project, read
 from srnlib.data.clevr_release import fit_camera
 from srnlib.data.clevr_scenes import sample
+from srnlib.runs import Run
+from srnlib.tasks.clevr import scenes
 
 # --- CLEVR_v1.0: pictures of 480 x 320 and their scenes; neither masks nor cameras. ---
 
@@ -61,6 +66,28 @@ def test_release_gets_masks_by_a_fitted_camera(release):
         assert left.tolist() == [200, 30 * i, 50] and data.images[i][:, 30, 50].tolist() == [100] * 3
     assert ((data.foregrounds() > 0).any(1) == (data.ids > 0)).all()
     assert len(clevr_release.load(path, "val", 1, size=16)) == 1
+
+
+def test_the_task_shows_the_release(release):
+    path, _ = release
+    shutil.copytree(path / "images" / "val", path / "images" / "train")
+    shutil.copy(path / "scenes" / "CLEVR_val_scenes.json", path / "scenes" / "CLEVR_train_scenes.json")
+    sizes = {"train_images": 2, "val_images": 1, "test_images": 5}
+    run = Run.of("clevr", "baseline", "smoke", source=str(path), **sizes)
+    whole = clevr_release.load(path, "val", size=32)
+    for split, rows in {"train": slice(2), "val": slice(1), "test": slice(1, 3)}.items():
+        found, expected = scenes(run.settings, split), whole.part(rows)
+        assert len(found) == len(expected) and found.scenes == expected.scenes and found.stored is None
+        for name in ("images", "ids", "covers", "boxes", "counts"):
+            assert np.array_equal(getattr(found, name), getattr(expected, name))
+    assert len(run.task.dataset(run.settings, 0)) == 2 and "seed" not in str(run.task.describe(run.settings, 0))
+    module = run.task.build(run.model, run.settings).eval()
+    with torch.no_grad():
+        measured = run.task.evaluate(module, run.settings, torch.device("cpu"), "test")
+    assert all(0 <= measured[name] <= 100 for name in run.task.rows)
+    assert re.fullmatch(r"baseline-smoke\+source=[\w.+=-]+-seed0", run.stem)
+    with pytest.raises(ValueError, match=r"no more than 3 scenes of 'val', all for validation: lower val_images"):
+        scenes(Run.of("clevr", "srn", "smoke", source=str(path), val_images=3).settings, "test")
 
 
 @pytest.mark.parametrize("i", range(8))
