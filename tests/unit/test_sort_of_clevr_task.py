@@ -118,7 +118,7 @@ def test_history_is_summed_up():
 def test_models_are_trained_alike_and_rn_wide_has_as_many_parameters_as_srn(profile):
     settings = {model: TASK.settings(profile, model) for model in TASK.models}
     as_dict = {model: dataclasses.asdict(s) for model, s in settings.items()}
-    tuned = {"steps", "lr"}  # the same core time, each with its own rate
+    tuned = {"steps"}  # the same core time
     differ = {"rn": tuned, "rn_wide": tuned | {"width", "hidden"}, "srn_detached": {"steps", "detach_init"}}
     for model, may in differ.items():
         assert {name for name in as_dict["srn"] if as_dict["srn"][name] != as_dict[model][name]} <= may
