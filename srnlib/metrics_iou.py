@@ -34,10 +34,10 @@ def overall_iou(image: Tensor, foreground: Tensor) -> Tensor:
         TypeError: If a tensor has the wrong dtype.
         ValueError: If the shapes do not fit, or a value is NaN or out of range.
     """
+    if image.shape != foreground.shape:
+        raise ValueError(f"both must be [B, 3, H, W], got {list(image.shape)} and {list(foreground.shape)}")
     check_painted(image, "image", "[B, 3, H, W]")
     check_painted(foreground, "foreground", "[B, 3, H, W]")
-    if image.shape != foreground.shape:
-        raise ValueError(f"both must have one shape, got {list(image.shape)} and {list(foreground.shape)}")
     found, true = (image >= THRESHOLD).flatten(1), (foreground != 0).flatten(1)
     return _ratio((found & true).sum(dim=1), (found | true).sum(dim=1))
 

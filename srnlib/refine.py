@@ -234,9 +234,9 @@ def _check_settings(H_agg, steps, inner_lr, momentum, grad) -> tuple[str, int | 
     if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 0:
         raise ValueError(f"steps must be a whole number >= 0, got {steps!r}")
     if not isinstance(inner_lr, (Real, Tensor)) or not 0 < inner_lr < float("inf"):
-        raise ValueError(f"inner_lr must be a positive, finite number, got {inner_lr!r}")
+        raise ValueError(f"inner_lr must be positive and finite, got {inner_lr!r}")
     if not isinstance(momentum, (Real, Tensor)) or not 0 <= momentum < 1:
-        raise ValueError(f"momentum must be a number in [0, 1), got {momentum!r}")
+        raise ValueError(f"momentum must be in [0, 1), got {momentum!r}")
     mode, _, number = str(grad).partition(":")
     k = int(number) if number.isdecimal() and int(number) > 0 else None
     known = {"unroll": grad == "unroll", "truncate": k is not None, "implicit": k is not None or grad == "implicit"}

@@ -419,11 +419,11 @@ S_OK, Z_OK = torch.zeros(B, N, D, dtype=torch.float64), torch.zeros(B, E, dtype=
         ({"steps": True}, ValueError, "steps must be"),
         ({"steps": np.True_}, ValueError, "steps must be"),
         *(
-            ({"inner_lr": rate}, ValueError, f"inner_lr must be a positive, finite number, got {rate!r}")
+            ({"inner_lr": rate}, ValueError, f"inner_lr must be positive and finite, got {rate!r}")
             for rate in (0, -0.1, float("nan"), float("inf"), "0.1", None)
         ),
-        ({"momentum": 1.0}, ValueError, r"momentum must be a number in \[0, 1\)"),
-        ({"momentum": None}, ValueError, "momentum must be a number .* got None"),
+        ({"momentum": 1.0}, ValueError, r"momentum must be in \[0, 1\)"),
+        ({"momentum": None}, ValueError, r"momentum must be in \[0, 1\), got None"),
         ({"momentum": -0.1}, ValueError, "momentum must be"),
         *(
             ({"grad": grad}, ValueError, "grad must be 'unroll', 'truncate:k', 'implicit' or")
