@@ -236,8 +236,8 @@ for profile in ("laptop", "paper"):
 # Seconds are enough to see the loss fall; to bind shapes to colours takes minutes (section 6).
 #
 # All of it was chosen when RN learned at .005. At the rate of today the table contradicts one choice: torch's
-# initialisation and the plain sum (`conditioned=False`) leave the plateau sooner. That does not last: the lines below
-# the table are trainings of RN over 6000 steps, with relational questions too.
+# initialisation and the plain sum (`conditioned=False`) leave the plateau sooner. That does not last: the last three
+# lines that are printed are trainings of RN over 6000 steps, with relational questions too.
 
 # %%
 small = {"steps": 90, "relational": 0.0, "eval_every": 30, "val_images": 25, "val_scenes": 1, "train_images": 5_000}
@@ -274,8 +274,8 @@ for r in results.load("sort_of_clevr", "rn"):
 #
 # **One thing differs besides the refiner**: we equalise core time, so that the costlier SRN sees fewer images. (Core
 # time is that of its day: the same step took up to twice as long on another.) Both have the same learning rate. RN's
-# was .005 at first, after short trials that were not kept; over the whole length that is worse on validation, as the
-# last line below says.
+# was .005 at first, after short trials that were not kept; over the whole length that is worse on validation: the
+# last two lines printed after the table.
 
 # %% tags=["nbval-check-output"]
 PROFILE = "laptop"
