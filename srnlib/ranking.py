@@ -1,8 +1,9 @@
-"""Where the true target stands among all targets, by distance: the measure of a world model, and what ties do to it.
+"""How well predicted states find what really followed: the measure of a world model, and what ties do to it.
 
-The published rule (Kipf et al. 2020) counts the targets that are *strictly* nearer than the true one. Whatever is just
-as near counts for the model, so a model that maps everything to one point ranks first everywhere. `Ranks` holds that
-rule beside two that are not fooled.
+As Kipf et al. (2020) put it, a prediction is compared with its true target and with all other targets, and those that
+are *strictly* nearer are counted. Their program counts the other way round: for each true target, the *predictions* of
+all queries that are strictly nearer to it than its own. Either way whatever is just as near counts for the model, so
+one that maps everything to one point ranks first everywhere. `Ranks` holds both, and two rules that are not fooled.
 """
 
 from __future__ import annotations
@@ -14,24 +15,27 @@ from torch import Tensor
 
 
 class Ranks(NamedTuple):
-    """The rank of the true target of each query, int64 `[Q]`, 1 the best.
+    """The rank of each query, int64 `[Q]`, 1 the best.
 
     Attributes:
-        published: Among all targets; a tie is won.
-        strict: Among all targets; a tie is lost, also to a copy of the true target.
-        dedup: Among the distinct targets; a tie is lost. A perfect model ranks 1.
+        published: Of its prediction among the predictions of all queries, by distance to its target; a tie is won. What
+            the program computes that the published numbers come from.
+        lenient: Of its target among all targets, by distance to its prediction; a tie is won. What is written there.
+        strict: As `lenient`, among all targets; a tie is lost, also to a copy of the true target.
+        dedup: As `lenient`, among the distinct targets; a tie is lost. A perfect model ranks 1.
     """
 
     published: Tensor
+    lenient: Tensor
     strict: Tensor
     dedup: Tensor
 
 
 def ranks(predicted: Tensor, targets: Tensor, true: Tensor, *, block: int = 256) -> Ranks:
-    """Ranks the targets of Q queries by squared Euclidean distance from what was predicted.
+    """Ranks the targets, and the predictions, of Q queries by squared Euclidean distance.
 
     Every query brings its own true target as a candidate, so a target that is true for c queries stands there c times;
-    distinct targets are given once, which makes ties between copies exact. Memory is `block * U * D` numbers.
+    distinct targets are given once, which makes ties between copies exact. Memory is `block * Q * D` numbers.
 
     Args:
         predicted: Predicted states `[Q, D]`, finite.
@@ -44,20 +48,24 @@ def ranks(predicted: Tensor, targets: Tensor, true: Tensor, *, block: int = 256)
     """
     if predicted.dim() != 2 or targets.dim() != 2 or predicted.shape[1] != targets.shape[1]:
         raise ValueError(f"predicted [Q, D] and targets [U, D], got {list(predicted.shape)} and {list(targets.shape)}")
-    if true.shape != predicted.shape[:1] or true.is_floating_point():
+    if true.shape != predicted.shape[:1] or true.is_floating_point() or true.dtype == torch.bool:
         raise ValueError(f"true must be integers [{len(predicted)}], got {true.dtype} {list(true.shape)}")
+    true, block = true.long(), max(1, block)
     if len(true) and not 0 <= int(true.min()) <= int(true.max()) < len(targets):
         raise ValueError(f"true must be 0 to {len(targets) - 1}, got {int(true.min())} to {int(true.max())}")
     if not (torch.isfinite(predicted).all() and torch.isfinite(targets).all()):
         raise ValueError("a predicted state or a target is NaN or infinite: the model diverged")
     copies = torch.bincount(true, minlength=len(targets))
     found = []
-    for part, own in zip(predicted.split(block), true.split(block), strict=True):
+    places = torch.arange(len(true), device=true.device)
+    for part, own, place in zip(*(all_.split(block) for all_ in (predicted, true, places)), strict=True):
         distance = (part.unsqueeze(1) - targets).square().sum(dim=2)
         limit = distance.gather(1, own.unsqueeze(1))
         nearer, as_near = distance < limit, distance <= limit
-        found.append((1 + nearer.long() @ copies, as_near.long() @ copies, as_near.sum(dim=1)))
-    return Ranks(*(torch.cat(parts) for parts in zip(*found, strict=True))) if found else Ranks(*3 * [true.long()])
+        others = (predicted - targets[own].unsqueeze(1)).square().sum(dim=2)  # of all predictions, from the target
+        better = others < others.gather(1, place.unsqueeze(1))
+        found.append((1 + better.sum(dim=1), 1 + nearer.long() @ copies, as_near.long() @ copies, as_near.sum(dim=1)))
+    return Ranks(*(torch.cat(parts) for parts in zip(*found, strict=True))) if found else Ranks(*4 * [true.long()])
 
 
 def scores(rank: Tensor) -> dict[str, float]:

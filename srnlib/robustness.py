@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from srnlib.data._hash import integer
 from srnlib.data.sort_of_clevr import ANSWERS, COLOURS, KINDS, answers, render
 from srnlib.data.sort_of_clevr_robust import TURNS, rotations
 
@@ -32,13 +34,16 @@ def right_when_turned(
         bool `[n, 720 / every]`.
 
     Raises:
-        TypeError, ValueError: As `rotations` and `answers`; also if `every` does not divide 720, or `answer` gives a
-            tensor of another shape.
+        TypeError, ValueError: As `rotations` and `answers`; also if `every` does not divide 720, `block` is less than 1,
+            or `answer` gives a tensor of another shape.
     """
-    if every < 1 or TURNS % every:
+    every, block = integer("every", every, 1), integer("block", block, 1)
+    if TURNS % every:
         raise ValueError(f"every must divide {TURNS}, got {every}")
-    turned = rotations(centers)[:, ::every]
+    turned, shapes = rotations(centers)[:, ::every], np.asarray(shapes)
     n, angles = turned.shape[:2]
+    if shapes.shape != (n, 6):
+        raise ValueError(f"shapes must be [{n}, 6] for {n} scenes, got {list(shapes.shape)}")
     turned, shapes = turned.reshape(-1, 6, 2), shapes.repeat(angles, axis=0)
     right = []
     for at in range(0, len(turned), block):

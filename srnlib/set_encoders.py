@@ -98,6 +98,8 @@ class SetEncoder(nn.Module):
 class PairSetEncoder(nn.Module):
     """All ordered pairs of elements, an MLP of three layers, FSPool: a relation network as set encoder (CLEVR).
 
+    As deep as the paper's MLP of Circles. The released code's has two layers, and a third of the same size, unused.
+
     Args: As `SetEncoder`.
     """
 

@@ -72,7 +72,7 @@ def _known(path: Path, side: Path) -> dict:
     """What the side file says, or an error if the pair is not ours to replace."""
     try:
         known = json.loads(side.read_bytes())
-        if set(known) == {"making", "sha256"}:
+        if isinstance(known, dict) and set(known) == {"making", "sha256"}:
             return known
     except (OSError, ValueError, TypeError):
         pass

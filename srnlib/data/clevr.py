@@ -92,13 +92,13 @@ def generate(n: int, seed: int, *, size: int = 128, workers: int = 1, progress: 
     return _unpack(_arrays(**_checked(n, seed, size), workers=workers, progress=progress))
 
 
-def load(n: int, seed: int, folder: Path, *, size: int = 128, workers: int = 1, progress: bool = False) -> Clevr:
+def load(n: int, seed: int, folder: str | Path, *, size: int = 128, workers: int = 1, progress: bool = False) -> Clevr:
     """As `generate`, kept in `folder` and read from there the next time.
 
     Raises: As `generate` and `srnlib.data.cache.cached`.
     """
     make = partial(_arrays, workers=workers, progress=progress)
-    return _unpack(cached(folder, "clevr", make, version=VERSION, **_checked(n, seed, size)))
+    return _unpack(cached(Path(folder), "clevr", make, version=VERSION, **_checked(n, seed, size)))
 
 
 def _checked(n: int, seed: int, size: int) -> dict[str, int]:

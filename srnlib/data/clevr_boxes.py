@@ -31,7 +31,12 @@ def estimated(scene: dict, size: int = 128) -> NDArray[np.int64]:
         scene: In CLEVR's schema; `pixel_coords` speak of a picture of `width` x `height` pixels if the scene says so,
             else of 320 x 240.
         size: Side of the picture.
+
+    Raises:
+        ValueError: If the scene has no `directions`.
     """
+    if "directions" not in scene:
+        raise ValueError("the formula needs a scene of CLEVR's JSON; that of an h5 or TFRecord file has no directions")
     c, s, _ = scene["directions"]["right"]
     wide, high = scene.get("width", WIDTH), scene.get("height", HEIGHT)
     boxes = []

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from srnlib.data._hash import integer
 
 SHAPES = ("cube", "sphere", "cylinder")
-SIZES = {"large": 0.7, "small": 0.35}  # radius; a cube's half side is this / sqrt(2)
+SIZES = {"large": 0.7, "small": 0.35}  # radius; our cubes' half side is this / sqrt(2)
 MATERIALS = {"rubber": (0.5, 0.04), "metal": (0.26, 0.92)}  # roughness, mirror: the share of light that is not diffuse
 COLOURS = {
     "gray": (87, 87, 87),
@@ -64,13 +64,14 @@ def read(scene: dict) -> tuple[Objects, NDArray, dict[str, NDArray]]:
         place = _numbers("camera", scene["camera"], 3)
         lamps = {name: _numbers(f"lamp {name}", scene["lamps"][name], 3) for name in LAMPS}
     except KeyError as error:
-        raise ValueError(f"the scene lacks the key {error}; make it with srnlib.data.clevr.generate") from None
+        raise ValueError(f"the scene lacks the key {error}, which scenes of srnlib.data.clevr.generate have") from None
     if not things:
         raise ValueError("the scene has no objects; it needs at least one")
     c, s, zero = np.cos(angle), np.sin(angle), np.zeros(len(things))
     turn = np.stack([c, s, zero, -s, c, zero, zero, zero, zero + 1], -1).reshape(-1, 3, 3)
     roughness, mirror = np.array([*material, (1.0, 0.0)]).T
-    half = np.array(radius) / np.where([name == "cube" for name in shape], np.sqrt(2), 1)
+    divided = np.array([name == "cube" for name in shape]) & (np.abs(centre[:, 2] - radius) > 1e-3)
+    half = np.array(radius) / np.where(divided, np.sqrt(2), 1)  # the release's cubes stand at full size, ours do not
     colour = np.array([*(np.array(rgb) / 255 for rgb in colour), 3 * [FLOOR]])
     return Objects(shape, centre, half, turn, colour, roughness, mirror, mirror > 0.5), place, lamps
 

@@ -50,7 +50,7 @@ def load(path: str | Path, split: str = "train", n: int | None = None, *, size: 
     scenes = read_scenes(source)[:n]
     images = np.zeros((len(scenes), 3, size, size), np.uint8)
     for image, scene in zip(images, tqdm(scenes, unit="image", disable=not progress), strict=True):
-        image[:] = read_picture(path / "images" / split / str(scene["image_filename"]), size)
+        image[:] = read_picture(path / "images" / split / scene["image_filename"], size)
     return with_masks(images, scenes, size, source)
 
 
@@ -60,8 +60,11 @@ def read_scenes(source: Path) -> list[dict]:
         scenes = json.loads(source.read_bytes())["scenes"]
         if not scenes:
             raise ValueError("it holds no scenes")
+        nameless = [i for i, scene in enumerate(scenes) if not isinstance(scene.get("image_filename"), str)]
+        if nameless:
+            raise ValueError(f"scene {nameless[0]} lacks its image_filename")
         return [scene | {"width": SIZE[0], "height": SIZE[1]} for scene in scenes]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{source} is damaged, or no file of CLEVR's scenes ({error}). {HELP}") from error
 
 

@@ -100,7 +100,7 @@ def legal(centers: NDArray[np.integer]) -> NDArray[np.bool_]:
 
 def distances(centers: NDArray[np.integer]) -> NDArray[np.int64]:
     """Squared distances `[n, 6, 6]` in pixels between centres `[n, 6, 2]`."""
-    x, y = centers[..., 0], centers[..., 1]
+    x, y = centers[..., 0].astype(np.int64), centers[..., 1].astype(np.int64)
     return (x[:, :, None] - x[:, None]) ** 2 + (y[:, :, None] - y[:, None]) ** 2
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srnlib.data._hash import below, integer, mix, stream
-from srnlib.data.sort_of_clevr import CIRCLE, COLOURS, HALF, RECTANGLE, SIZE, legal, scenes
+from srnlib.data.sort_of_clevr import CIRCLE, COLOURS, HALF, RECTANGLE, SIZE, distances, legal, scenes
 
 TURNS = 720  # rotations of one scene, half a degree apart
 MARGIN = 15  # a centre this far from the border stays inside the frame when it turns
@@ -41,7 +41,7 @@ def easy(n: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 def is_easy(centers: NDArray[np.integer]) -> NDArray[np.bool_]:
     """Whether the object furthest from red is at least twice as far as the second furthest: bool `[n]`."""
-    order = np.sort(((centers[:, 1:] - centers[:, :1]) ** 2).sum(axis=2), axis=1)
+    order = np.sort(distances(centers)[:, 0, 1:], axis=1)
     return order[:, -1] >= 4 * order[:, -2]
 
 

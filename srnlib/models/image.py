@@ -52,7 +52,7 @@ class ImageEncoder(nn.Module):
         embed_scale: float = 1.0,
     ):
         super().__init__()
-        self.embed_scale = embed_scale
+        self.embed_scale, self.size = embed_scale, size
         side = size // 32
         features = 8 * width * side * side
         if size not in (32, 64, 128) or features % set_size:
@@ -69,8 +69,15 @@ class ImageEncoder(nn.Module):
         self.embed = nn.Linear(features, embed_dim) if embed_dim else None
 
     def forward(self, X: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Returns the proposed set S0 `[B, N, D]` and the embedding z `[B, E]` (None in a baseline)."""
-        flat = self.features(X).flatten(1)
+        """Returns the proposed set S0 `[B, N, D]` and the embedding z `[B, E]` (None in a baseline).
+
+        Raises:
+            ValueError: If the images `X` have another shape or dtype.
+        """
+        if X.dim() != 4 or X.shape[1:] != (3, self.size, self.size) or not X.is_floating_point():
+            wanted = f"floats [B, 3, {self.size}, {self.size}] in 0..1"
+            raise ValueError(f"images must be {wanted}, got {X.dtype} {list(X.shape)}; divide bytes by 255")
+        flat = self.features(X.contiguous(memory_format=torch.channels_last)).flatten(1)
         groups = flat.unflatten(1, (self.set_size, -1)).transpose(1, 2)  # [B, features / N, N]
         z = None if self.embed is None else self.embed_scale * self.embed(flat)
         return self.propose(groups).transpose(1, 2), z
@@ -174,7 +181,7 @@ class SetAutoencoder(nn.Module):
 
     def encode(self, X: Tensor) -> tuple[Tensor, Tensor, Trace | None]:
         """The perceptual stage: images `[B, 3, H, W]` in 0..1 to S `[B, N, D]`, the proposal S0 and the trace."""
-        S0, z = self.encoder(X.contiguous(memory_format=torch.channels_last))
+        S0, z = self.encoder(X)
         S0 = S0[:, : self.active]
         if self.refiner is None:
             return S0, S0, None

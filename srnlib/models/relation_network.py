@@ -130,8 +130,12 @@ class RelationNetwork(nn.Module):
 
     def forward(self, S: Tensor, questions: Tensor) -> Tensor:
         """Logits `[B, Q, answers]` of the questions `[B, Q, question_dim]` about the sets `S` `[B, N, D]`."""
-        if questions.dim() != 3 or len(questions) != len(S) or questions.shape[2] != self.split[2]:
-            raise ValueError(f"questions must be [{len(S)}, Q, {self.split[2]}], got {list(questions.shape)}")
+        if S.dim() != 3 or S.shape[1] == 0 or S.shape[2] != self.split[0] or not S.is_floating_point():
+            raise ValueError(f"S must be floats [B, N >= 1, {self.split[0]}], got {S.dtype} {list(S.shape)}")
+        fits = questions.dim() == 3 and len(questions) == len(S) and questions.shape[2] == self.split[2]
+        if not fits or not questions.is_floating_point():
+            wanted = f"floats [{len(S)}, Q, {self.split[2]}]"
+            raise ValueError(f"questions must be {wanted}, got {questions.dtype} {list(questions.shape)}")
         b, q, n = *questions.shape[:2], S.shape[1]
         A, B, C = self.first.weight.split(self.split, dim=1)
         left = (S @ A.t()).unsqueeze(1).expand(-1, q, -1, -1)  # [B, Q, N, width]

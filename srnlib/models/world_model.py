@@ -134,7 +134,7 @@ class Transition(nn.Module):
 
 
 class Constant(nn.Module):
-    """An object encoder that sees nothing: every state is zero. The control of the ranking rules."""
+    """An object encoder that sees nothing: every state is zero. With no transition the control of the ranking rules."""
 
     def __init__(self, state_dim: int):
         super().__init__()

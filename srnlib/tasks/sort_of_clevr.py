@@ -22,13 +22,15 @@ from srnlib.tasks.sort_of_clevr_settings import STEPS, WIDE, SortOfClevrSettings
 
 EVALUATION_SEED = {"val": 1_000_000, "test": 2_000_000}  # above every training seed
 QUESTIONS = torch.from_numpy(data.questions()[0]).float()  # [36, 11]; the last 18 are relational
+PLACES = 200  # of the synthetic scene at most, as in the paper
 ABLATION = (0, 1, 2, 3, 4, 5, 7, 10, 15, 20)  # inner steps at test time
 
 
 class SortOfClevr(Task):
     """The task. `rn` and `srn` differ by the refiner alone, `srn_detached` stops the gradient into the proposal.
 
-    `rn_wide` has no refiner but a wider g and f: as many parameters as `srn`, about as much arithmetic.
+    `rn_wide` has no refiner but a wider g and f: as many parameters as `srn`, about as much arithmetic. In `paper`,
+    `srn` is detached already, as in the released code.
     """
 
     name = "sort_of_clevr"
@@ -171,9 +173,9 @@ def answerer(module: VisualReasoner, device, steps: int | None = None) -> Callab
 
 
 def turned_scenes(settings: SortOfClevrSettings, split: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Centres and shapes of the two kinds of scenes that are turned: `synthetic` and `dataset`."""
+    """Centres and shapes of the scenes that are turned: `synthetic`, at 200 places at most, and `dataset`."""
     n, seed = getattr(settings, f"{split}_scenes"), EVALUATION_SEED[split]
-    return {"synthetic": synthetic(n, seed), "dataset": easy(n, seed)}
+    return {"synthetic": synthetic(min(n, PLACES), seed), "dataset": easy(n, seed)}
 
 
 sort_of_clevr = SortOfClevr()

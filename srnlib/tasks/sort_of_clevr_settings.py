@@ -31,7 +31,7 @@ class SortOfClevrSettings(InnerLoop, Settings):
         curriculum: Of the whole training, the fraction in which this rises from 0 to `relational`.
         clutter: Five random rectangles behind the shapes (D.4).
         train_images, val_images, test_images: Numbers of images; all 36 questions are asked of the last two.
-        val_scenes, test_scenes: Numbers of scenes that are turned, of each kind (synthetic, dataset).
+        val_scenes, test_scenes: Numbers of scenes that are turned, of each kind (synthetic: 200 at most; dataset).
     """
 
     channels: int = 24

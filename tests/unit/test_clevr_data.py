@@ -303,6 +303,16 @@ def test_bad_requests_say_what_is_wrong(request_, error, says, tmp_path):
             make(**{"n": 1, "seed": 0} | request_)
 
 
+@pytest.mark.parametrize("size", [0.7, 0.35])
+def test_cubes_of_the_release_stand_on_the_floor_at_full_size(size):
+    """Its generator means to divide their size by the root of 2, and never does: their centres are at `size`."""
+    name = {0.7: "large", 0.35: "small"}[size]
+    ours, theirs = thing("cube", size=name), thing("cube", size=name) | {"3d_coords": [0.0, 0.0, size + 1e-8]}
+    assert read(scene_of(ours))[0].radius.tolist() == [pytest.approx(size / 2**0.5)]
+    assert read(scene_of(theirs))[0].radius.tolist() == [size]
+    assert read(scene_of(thing("sphere", size=name)))[0].radius.tolist() == [size]
+
+
 @pytest.mark.parametrize(
     ("scene", "says"),
     [

@@ -129,7 +129,9 @@ def test_release_that_is_not_there_or_not_whole_is_refused_by_name(release):
     source.write_text(json.dumps(scenes))
     with pytest.raises(ValueError, match="scene 0 of .*has 0 objects"):
         clevr_release.load(path, "val")
-    for content in ("", text[:-9], "[1]", '{"info": {}}', '{"scenes": []}'):
+    del scenes["scenes"][1]["image_filename"]
+    nameless = json.dumps(scenes)
+    for content in ("", text[:-9], "[1]", '{"info": {}}', '{"scenes": []}', '{"scenes": [3]}', nameless):
         source.write_text(content)
         with pytest.raises(ValueError, match="CLEVR_val_scenes.json is damaged"):
             clevr_release.load(path, "val")

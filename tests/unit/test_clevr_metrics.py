@@ -186,6 +186,11 @@ def test_estimated_boxes_by_hand():
     assert estimated(small).tolist() == found.tolist()
 
 
+def test_estimated_boxes_of_a_scene_without_coordinates_are_refused():
+    with pytest.raises(ValueError, match="has no directions"):
+        estimated({"image_index": 0, "objects": []})
+
+
 def test_estimated_boxes_are_near_the_true_ones():
     data = clevr.generate(8, 3)
     formula, exact = published(data.scenes), fill(data.boxes, 128)

@@ -141,3 +141,11 @@ def test_embed_scale_scales_z_alone():
 def test_embed_scale_of_the_settings_reaches_the_encoder(name):
     settings = dataclasses.replace(TASKS[name].settings("smoke", "srn"), embed_scale=0.25)
     assert TASKS[name].build("srn", settings).encoder.embed_scale == 0.25
+
+
+@pytest.mark.parametrize(
+    "X", [torch.rand(2, 3, 60, 60), torch.rand(2, 1, 64, 64), torch.rand(3, 64, 64), torch.ones(2, 3, 64, 64).byte()]
+)
+def test_images_that_do_not_fit_are_refused(X):
+    with pytest.raises(ValueError, match=r"images must be floats \[B, 3, 64, 64\]"):
+        SetAutoencoder(2, 4, 3, 64).eval()(X)

@@ -63,6 +63,13 @@ def test_scores_are_read_as_answers_and_blocks_do_not_matter():
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="every must divide 720"):
         right_when_turned(oracle, *SCENES, every=7)
+    for wrong in ({"every": 0}, {"block": 0}, {"block": -5}):
+        with pytest.raises(ValueError, match="must be at least 1"):
+            right_when_turned(oracle, *SCENES, **wrong)
+    with pytest.raises(TypeError, match="every must be an integer"):
+        right_when_turned(oracle, *SCENES, every=2.0)
+    with pytest.raises(ValueError, match=r"shapes must be \[1, 6\] for 1 scenes"):
+        right_when_turned(oracle, SCENES[0][:1], SCENES[1])
     with pytest.raises(ValueError, match="answer gave"):
         right_when_turned(lambda images: torch.zeros(len(images), 2), *SCENES, every=360)
     corner = SCENES[0].copy()

@@ -233,6 +233,13 @@ def test_bad_requests_say_what_is_wrong(make, error, says):
         make()
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16])
+def test_centres_of_few_bits_are_measured_alike(dtype):
+    few, wide = generate(20, 3)[1], robust.easy(3, 1)[0]
+    assert np.array_equal(module.distances(few.astype(dtype)), module.distances(few))
+    assert module.legal(few.astype(dtype)).all() and robust.is_easy(wide.astype(dtype)).all()
+
+
 @pytest.mark.parametrize("function", [render, answers])
 @pytest.mark.parametrize(
     ("centers", "shapes", "error", "says"),

@@ -107,6 +107,11 @@ def test_scenes_that_are_turned_are_easy():
         assert len(shapes) == 4 and (distance[:, -1] >= 4 * distance[:, -2]).all()
 
 
+def test_the_scenes_that_are_turned_are_as_many_as_in_the_paper():
+    found = turned_scenes(TASK.settings("paper", "srn"), "test")
+    assert [len(shapes) for _, shapes in found.values()] == [200, 1000]
+
+
 def test_history_is_summed_up():
     rows = [{"step": 10 * i, "core_seconds": 60.0 * i, "nonrelational": n, "relational": r} for i, (n, r) in
             enumerate([(50, 40), (99, 70), (98, 90), (100, 80)], 1)]  # fmt: skip
