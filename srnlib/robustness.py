@@ -34,7 +34,7 @@ def right_when_turned(
         bool `[n, 720 / every]`.
 
     Raises:
-        TypeError, ValueError: As `rotations` and `answers`; also if `every` does not divide 720, `block` is less than 1,
+        TypeError, ValueError: As `rotations` and `answers`; also if `every` does not divide 720, `block` is below 1,
             or `answer` gives a tensor of another shape.
     """
     every, block = integer("every", every, 1), integer("block", block, 1)

@@ -82,7 +82,7 @@ def generate(game: str, n: int, seed: int) -> Episodes:
         seed: Integer from 0 to 2**32 - 1.
 
     Raises:
-        ImportError: If ale-py is missing or too old.
+        ImportError: If ale-py is missing or too old, or the game's ROM is missing or damaged.
         TypeError: If `n` or `seed` is not an integer.
         ValueError: If there is no such game, or `n` or `seed` is out of range.
     """
@@ -111,7 +111,7 @@ def generate(game: str, n: int, seed: int) -> Episodes:
     return Episodes(frames, drawn[:, rules.warm_up :].copy())
 
 
-def load(folder: Path, game: str, n: int, seed: int) -> Episodes:
+def load(folder: str | Path, game: str, n: int, seed: int) -> Episodes:
     """As `generate`, kept in `folder` (3 MB for 1000 episodes) and read from there the next time.
 
     Raises: As `generate` and `srnlib.data.cache.cached`.
@@ -120,6 +120,7 @@ def load(folder: Path, game: str, n: int, seed: int) -> Episodes:
     def make(n: int, seed: int) -> dict[str, NDArray]:
         return vars(generate(game, n, seed))
 
+    n, seed = integer("n", n, 0), integer("seed", seed, 0)
     return Episodes(**cached(folder, game, make, version=VERSION, n=n, seed=seed))
 
 
@@ -135,7 +136,7 @@ def _emulator(game: str) -> Any:
         emulator.setInt("frame_skip", 4)
         emulator.setFloat("repeat_action_probability", 0.0)
         emulator.loadROM(roms.get_rom_path(game))
-    except (ImportError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError, RuntimeError, OSError) as error:
         raise ImportError(
             f"the Atari games need the package ale-py, 0.11 or newer, with its ROMs; here: {type(error).__name__}: "
             f"{error}. Install it: pip install 'srnlib[atari]'"

@@ -17,7 +17,7 @@ from srnlib.files import write_atomic, write_json
 
 
 def cached(
-    folder: Path, name: str, make: Callable[..., dict[str, NDArray]], *, version: int, **settings: int | str
+    folder: str | Path, name: str, make: Callable[..., dict[str, NDArray]], *, version: int, **settings: int | str
 ) -> dict[str, NDArray]:
     """The arrays `make(**settings)`, read from `folder` if they were made before.
 
@@ -45,11 +45,12 @@ def cached(
     if not re.fullmatch(r"\w[\w.-]*", stem):
         raise ValueError(f"{stem!r} is no name for a cached file: use letters, digits, '_', '.' and '-'")
 
-    path, side = folder / f"{stem}.npz", folder / f"{stem}.json"
+    path, side = Path(folder) / f"{stem}.npz", Path(folder) / f"{stem}.json"
     making = {"name": name, "version": version, "settings": settings}
-    if path.exists():
-        known, content = _known(path, side), path.read_bytes()
-        if known["making"] == making:
+    if path.exists() or side.exists():
+        known = _known(path, side)
+        if path.exists() and known["making"] == making:
+            content = path.read_bytes()
             if hashlib.sha256(content).hexdigest() == known["sha256"]:
                 with np.load(io.BytesIO(content)) as arrays:
                     return dict(arrays)
@@ -77,6 +78,6 @@ def _known(path: Path, side: Path) -> dict:
     except (OSError, ValueError, TypeError):
         pass
     raise ValueError(
-        f"{path} is in the place of cached arrays, but {side.name} beside it does not describe it: move the file away, "
-        "or delete it if nobody needs it, and it is made afresh"
+        f"{path} is the place of cached arrays, but {side.name} beside it does not describe them: move both away, "
+        "or delete them if nobody needs them, and they are made afresh"
     )

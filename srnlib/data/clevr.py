@@ -98,7 +98,7 @@ def load(n: int, seed: int, folder: str | Path, *, size: int = 128, workers: int
     Raises: As `generate` and `srnlib.data.cache.cached`.
     """
     make = partial(_arrays, workers=workers, progress=progress)
-    return _unpack(cached(Path(folder), "clevr", make, version=VERSION, **_checked(n, seed, size)))
+    return _unpack(cached(folder, "clevr", make, version=VERSION, **_checked(n, seed, size)))
 
 
 def _checked(n: int, seed: int, size: int) -> dict[str, int]:

@@ -8,7 +8,9 @@ and k = 2 .. 10 for testing. Despite its aim, both patterns of its test file of 
 
 from __future__ import annotations
 
+import ast
 import csv
+import io
 import re
 import zipfile
 import zlib
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from srnlib.data.clutrr_kinship import RELATIONS, SEXES, TARGETS
+from srnlib.files import write_atomic
 
 Fact = tuple[int, str, int]  # (a, relation, b): b is a's relation
 
@@ -85,7 +88,7 @@ def load(path: str | Path) -> dict[str, list[Story]]:
             if len(found) != rows:
                 raise ValueError(f"{root / name} has {len(found)} stories instead of {rows}; is it cut off? {HELP}")
             stories["train" if name.endswith("_train.csv") else "test"] += found
-    except (zipfile.BadZipFile, zlib.error) as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
         raise ValueError(f"{path} is not a zip file or is cut off or damaged ({error}). {HELP}") from None
     return stories
 
@@ -102,11 +105,16 @@ def read(path: str | Path) -> list[Story]:
 
 
 def write(stories: Iterable[Story], path: str | Path) -> None:
-    """Writes stories as a CSV file in the release's columns; `read` gives them back."""
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows((i, *_to_row(story)) for i, story in enumerate(stories))
+    """Writes stories as a CSV file in the release's columns; `read` gives them back. The file appears whole or not.
+
+    Raises:
+        ValueError: If a sentence speaks of a person who has no name.
+    """
+    file = io.StringIO(newline="")
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows((i, *_to_row(story)) for i, story in enumerate(stories))
+    write_atomic(Path(path), file.getvalue().encode())
 
 
 def _read(file: TextIO, name: str) -> list[Story]:
@@ -119,7 +127,7 @@ def _read(file: TextIO, name: str) -> list[Story]:
         for row in reader:
             try:
                 stories.append(_from_row(row))
-            except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            except (AttributeError, IndexError, KeyError, SyntaxError, TypeError, ValueError) as error:
                 what = f"{name}, story {len(stories)}: {type(error).__name__}: {error}"
                 raise ValueError(f"{what}; the file is cut off or not CLUTRR. {HELP}") from None
         return stories
@@ -150,7 +158,7 @@ def _from_row(row: dict[str, str]) -> Story:
         ordered=_sentences(numbered(row["clean_story"])),
         query=(number[a], number[b]),
         target=row["target"],
-        answer=numbered(row["text_target"][2:-2]),
+        answer=numbered("".join(ast.literal_eval(row["text_target"]))),
         facts=tuple((a, relation, b) for (a, b), relation in zip(edges, types, strict=True)),
         proof=tuple(zip(facts[::3], facts[1::3], facts[2::3], strict=True)),
         nodes=tuple(int(node) for node in re.findall(r"(\d+):", row["node_mapping"])),
@@ -170,10 +178,18 @@ def _check(story: Story) -> None:
         (set(story.pattern) <= set(RELATIONS), "edge_types are {0.pattern}"),
         (all(left[1] == right[0] for left, right in pairwise(chain)), "story_edges are no chain: {0.facts}"),
         ((chain[0][0], chain[-1][1]) == story.query, "story_edges do not lead along the query: {0.facts}"),
+        (_proves(story), "proof_state does not end at the target {0.target!r}: {0.proof}"),
+        (all(story.sentences), "story is empty"),
         (len(story.nodes) == len(story.names), "node_mapping does not fit genders: {0.nodes}"),
     ):
         if not holds:
             raise ValueError(what.format(story))
+
+
+def _proves(story: Story) -> bool:
+    """Whether the proof's first line is what the query asks and the target answers; k = 1 has no proof."""
+    a, b = story.query
+    return not story.proof or story.proof[0][0] == (a, story.target, b)
 
 
 def _sentences(text: str) -> tuple[str, ...]:
@@ -183,8 +199,13 @@ def _sentences(text: str) -> tuple[str, ...]:
 def _to_row(story: Story) -> Sequence[object]:
     """The cells of `COLUMNS` after the first."""
 
+    def name(mark: re.Match[str]) -> str:
+        if int(mark[1]) >= len(story.names):
+            raise ValueError(f"story {story.id} speaks of {mark[0]}, but has {len(story.names)} people")
+        return f"[{story.names[int(mark[1])]}]"
+
     def named(text: str) -> str:
-        return re.sub(r"@(\d+)", lambda mark: f"[{story.names[int(mark[1])]}]", text)
+        return re.sub(r"@(\d+)", name, text)
 
     def fact(a: int, relation: str, b: int) -> tuple[str, str, str]:
         return story.names[a], relation, story.names[b]
@@ -192,9 +213,9 @@ def _to_row(story: Story) -> Sequence[object]:
     a, b = story.query
     return (
         *(story.id, named(" ".join(story.sentences)), (story.names[a], story.names[b]), "", story.target),
-        *([named(story.answer)], named(" ".join(story.ordered))),
+        *([named(story.answer)] if story.answer else [], named(" ".join(story.ordered))),
         [{fact(*whole): [fact(*first), fact(*second)]} for whole, first, second in story.proof],
         *("-".join(story.pattern), f"task_1.{story.k}", [(a, b) for a, _, b in story.facts], list(story.pattern)),
-        *(story.query, ",".join(f"{name}:{sex}" for name, sex in zip(story.names, story.sexes, strict=True)), ""),
+        *(story.query, ",".join(f"{one}:{sex}" for one, sex in zip(story.names, story.sexes, strict=True)), ""),
         *({node: i for i, node in enumerate(story.nodes)}, story.split),
     )

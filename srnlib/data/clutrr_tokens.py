@@ -55,10 +55,15 @@ def encode(stories: Sequence[Story], words: dict[str, int], seed: int = 0) -> En
         seed: Of the people's numbers.
 
     Raises:
-        ValueError: If there is no story, or a story has more than 20 people.
+        ValueError: If there is no story, or one has no sentence, more than 20 people or an unknown target.
     """
     if not stories:
         raise ValueError("there is no story to encode")
+    target = {word: i for i, word in enumerate(TARGETS)}
+    for story in stories:
+        if not story.sentences or story.target not in target:
+            wrong = f"target {story.target!r}, not one of TARGETS" if story.sentences else "no sentence"
+            raise ValueError(f"story {story.id} has {wrong}")
     split = [[tokens(sentence) for sentence in story.sentences] for story in stories]
     shape = len(stories), max(map(len, split)), max(len(sentence) for story in split for sentence in story)
     found, query = np.zeros(shape, np.int16), np.zeros((len(stories), 2), np.int16)
@@ -70,7 +75,6 @@ def encode(stories: Sequence[Story], words: dict[str, int], seed: int = 0) -> En
         query[i] = [numbers[i][person] for person in story.query]
         for j, sentence in enumerate(split[i]):
             found[i, j, : len(sentence)] = [people.get(token) or words.get(token, 1) for token in sentence]
-    target = {word: i for i, word in enumerate(TARGETS)}
     return Encoded(found, query, np.array([target[story.target] for story in stories]))
 
 

@@ -60,16 +60,29 @@ class StoryEncoder(nn.Module):
         hidden: Of the LSTM, in each direction (published: 100).
         layers: Of the LSTM (published: 2).
         dropout: Of its inputs and between its layers.
+        original: As published: word vectors start by Xavier's rule and are kept within the unit ball, and of the
+            LSTM's inputs none is dropped.
         read_story: How the query is read. True, as published: the same LSTM runs over the whole story, and its outputs
             at the two people's names are summed. False: the sentences' outputs there are summed, which is cheaper and
             makes the whole model invariant to the order of the sentences.
     """
 
-    def __init__(self, vocabulary: int, embed_dim: int, hidden: int, layers: int, dropout: float, read_story: bool):
+    def __init__(
+        self,
+        vocabulary: int,
+        embed_dim: int,
+        hidden: int,
+        layers: int,
+        dropout: float,
+        read_story: bool,
+        original: bool = False,
+    ):
         super().__init__()
         self.read_story = read_story
-        self.embedding = nn.Embedding(vocabulary, embed_dim, padding_idx=0)
-        self.dropout = nn.Dropout(dropout)
+        self.embedding = nn.Embedding(vocabulary, embed_dim, padding_idx=0, max_norm=1.0 if original else None)
+        if original:
+            nn.init.xavier_uniform_(self.embedding.weight)
+        self.dropout = nn.Dropout(0.0 if original else dropout)
         between = dropout if layers > 1 else 0.0
         self.lstm = nn.LSTM(embed_dim, hidden, layers, batch_first=True, bidirectional=True, dropout=between)
 
@@ -81,8 +94,10 @@ class StoryEncoder(nn.Module):
             query: The tokens of the two people `[B, 2]`.
 
         Raises:
-            ValueError: If a story has no sentence.
+            ValueError: If there is no story, or one has no sentence.
         """
+        if tokens.dim() != 3 or 0 in tokens.shape:
+            raise ValueError(f"tokens must be [B, S, W], none of them 0, got {list(tokens.shape)}")
         lengths = (tokens > 0).sum(dim=2)
         here = lengths > 0
         if empty := (~here.any(dim=1)).nonzero().flatten().tolist():
@@ -184,6 +199,8 @@ class StoryModel(nn.Module):
         encoder, reasoner: The parts.
         set_size: N, to which sets are padded with zeros; the padding then takes part in everything. None for no
             padding: the sentences there are.
+        masked: Whether those without `set_size` take only them. False, as published: the padding of the batch's longest
+            story takes part, so an answer depends on the other stories of the batch.
         refiner: Of the padded set, a `SetRefiner` (SRN) or a `GraphRefiner` (GRN); None for none.
     """
 
@@ -193,11 +210,13 @@ class StoryModel(nn.Module):
         reasoner: PairReasoner,
         set_size: int | None = None,
         refiner: SetRefiner | GraphRefiner | None = None,
+        masked: bool = True,
     ):
         super().__init__()
         if refiner is not None and set_size is None:
             raise ValueError("a refiner needs a set_size: the refined set has a fixed size")
         self.encoder, self.reasoner, self.set_size, self.refiner = encoder, reasoner, set_size, refiner
+        self.masked = masked
 
     def forward(self, tokens: Tensor, query: Tensor) -> Answer:
         """Answers stories `[B, S, W]`, see `StoryEncoder`.
@@ -207,7 +226,8 @@ class StoryModel(nn.Module):
         """
         S0, here, z, query = self.encoder(tokens, query)
         if self.set_size is None:
-            return Answer(self.reasoner(S0, query, here), S0, S0, here, None, None)
+            takes_part = here if self.masked else torch.ones_like(here)
+            return Answer(self.reasoner(S0, query, takes_part), S0, S0, here, None, None)
         if S0.shape[1] > self.set_size:
             raise ValueError(f"a story has up to {S0.shape[1]} sentences, but the set has {self.set_size} elements")
         padding = self.set_size - S0.shape[1]

@@ -51,11 +51,11 @@ class Clutrr(Task):
         if self.name == "clutrr":
             return settings
         length = {"steps": 1512} if profile == "laptop" else {}  # generated stories are learned after 8 epochs
-        return dataclasses.replace(settings, vocabulary=128, **length)  # they have 114 tokens
+        return dataclasses.replace(settings, vocabulary=144, **length)  # as many as they have
 
     def build(self, model: str, settings: ClutrrSettings) -> StoryModel:
         s = settings
-        encoder = StoryEncoder(s.vocabulary, s.embed_dim, s.hidden, s.layers, s.dropout, s.read_story)
+        encoder = StoryEncoder(s.vocabulary, s.embed_dim, s.hidden, s.layers, s.dropout, s.read_story, s.original)
         dim, refiner = 2 * s.hidden, None
         if model == "srn":
             refiner = s.refiner(SetEncoder(dim, dim, hidden=s.agg))
@@ -63,7 +63,8 @@ class Clutrr(Task):
             H_agg = GraphEncoder(dim, 1, dim, hidden=s.agg) if s.pool_edges else TripleEncoder(dim, dim, s.agg)
             refiner = s.refiner(H_agg, GraphRefiner)
         reasoner = PairReasoner(dim, 2 * dim, s.reason, len(TARGETS))
-        return StoryModel(encoder, reasoner, None if model == "rn" else s.set_size, refiner)
+        size = None if model == "rn" else s.set_size
+        return StoryModel(encoder, reasoner, size, refiner, masked=not s.original)
 
     def dataset(self, settings: ClutrrSettings, seed: int) -> TensorDataset:
         """Tokens `[n, S, W]`, queries `[n, 2]`, targets `[n]`, see `srnlib.data.clutrr_tokens.Encoded`."""

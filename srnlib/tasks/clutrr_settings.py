@@ -14,6 +14,8 @@ class ClutrrSettings(InnerLoop, Settings):
 
     Attributes:
         embed_dim, hidden, layers, dropout, read_story: Of the LSTM, see `srnlib.models.language.StoryEncoder`.
+        original: Whether word vectors, dropout and the padding of `rn` are as published, see `StoryEncoder` and
+            `StoryModel` there.
         reason: Width of the relation network's g.
         set_size: N, of all models but `rn`.
         agg: Width of H_agg.
@@ -30,6 +32,7 @@ class ClutrrSettings(InnerLoop, Settings):
     layers: int
     dropout: float
     read_story: bool
+    original: bool = False
     reason: int
     set_size: int = 20
     agg: int
@@ -63,8 +66,9 @@ class ClutrrSettings(InnerLoop, Settings):
 
         They state no inner momentum, so there is none; at such rates one of .5 would not move the set either.
         """
-        words = {"embed_dim": 100, "hidden": 100, "layers": 2, "read_story": True, "vocabulary": 4096}
-        regular = {"dropout": 0.0 if model.startswith("rn") else 0.5, "l2": {"srn": 1e-4, "grn": 5e-6}.get(model, 0.0)}
+        words = {"embed_dim": 100, "hidden": 100, "layers": 2, "read_story": True, "vocabulary": 4096, "original": True}
+        l2 = {"rn": 0.0, "grn": 5e-6}.get(model, 1e-4)  # of rn_fixed as of srn, whose control it is
+        regular = {"dropout": 0.0 if model == "rn" else 0.5, "l2": l2}
         inner = {"inner_steps": 10, "inner_lr": 0.0005} if model == "grn" else {"inner_steps": 5, "inner_lr": 0.001}
         inner |= {"kaiming": False, "pool_edges": True}
         length = {"steps": 37_700, "eval_every": 754}

@@ -95,6 +95,8 @@ class WorldModels(Task):
 
     def build(self, model: str, settings: WorldModelSettings) -> nn.Module:
         k, d, hidden = settings.slots, settings.state_dim, settings.hidden
+        if not self.atari and k != shapes.OBJECTS:
+            raise ValueError(f"slots must be {shapes.OBJECTS} on 2D Shapes, where an action names an object, got {k}")
         channels, actions = (6, atari.ACTIONS) if self.atari else (3, shapes.ACTIONS)
         convolutions = (settings.width, settings.first, settings.second, settings.background, settings.leak)
         extractor = ObjectExtractor(channels, PIXELS, k, *convolutions)

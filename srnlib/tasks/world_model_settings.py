@@ -90,7 +90,9 @@ class WorldModelSettings(InnerLoop, Settings):
     def paper(cls, world: str, slots: int) -> WorldModelSettings:
         """Appendix E and the C-SWM code it builds on: 500 epochs of Atari; 100 of 2D Shapes, as C-SWM trained.
 
-        As many steps as there; its last batch of an epoch was not full, ours are.
+        As many steps as there; its last batch of an epoch was not full, ours are. Of the inner loop the appendix states
+        rate and steps: momentum is that of the released code of Circles; gradients flow through S0, since
+        nothing says that they do not.
         """
         model = {"slots": slots, "hidden": 512, "width": 32, "batch_size": 1024, "once": True}
         model |= {"original_start": True, "kaiming": False}

@@ -163,9 +163,13 @@ def test_missing_or_incompatible_ale_py_says_how_to_get_it(monkeypatch, module, 
 def test_missing_rom_says_how_to_get_it(monkeypatch):
     from ale_py import roms
 
-    monkeypatch.setattr(roms, "get_rom_path", lambda game: None)
-    with pytest.raises(ImportError, match="with its ROMs"):
-        generate("pong", 1, 1)
+    def not_there(game):
+        raise FileNotFoundError(f"{game}.bin")
+
+    for wrong in (lambda game: None, not_there):
+        monkeypatch.setattr(roms, "get_rom_path", wrong)
+        with pytest.raises(ImportError, match="with its ROMs"):
+            generate("pong", 1, 1)
 
 
 @pytest.mark.parametrize(

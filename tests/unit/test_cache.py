@@ -82,9 +82,14 @@ def test_a_foreign_file_is_refused_and_kept(tmp_path, make, side):
     path.write_bytes(b"somebody's work")
     if side is not None:
         path.with_suffix(".json").write_bytes(side)
-    with pytest.raises(ValueError, match=r"pong-n3-seed7\.npz is in the place of cached arrays.*move the file away"):
+    with pytest.raises(ValueError, match=r"pong-n3-seed7\.npz is the place of cached arrays.*move both away"):
         cached(tmp_path, "pong", make, version=1, n=3, seed=7)
     assert path.read_bytes() == b"somebody's work" and make.calls == []
+    if side is not None:  # nor is a side file alone lost
+        path.unlink()
+        with pytest.raises(ValueError, match="move both away"):
+            cached(tmp_path, "pong", make, version=1, n=3, seed=7)
+        assert path.with_suffix(".json").read_bytes() == side and make.calls == []
 
 
 @pytest.mark.parametrize("dies_at", [".json", ".npz"])

@@ -237,6 +237,12 @@ def test_columns_round_trip(stories, tmp_path):
         assert path.read_text(encoding="utf-8").splitlines()[0] == ",".join(COLUMNS)
     write(read_back := read(path), tmp_path / "again.csv")
     assert read_back and (tmp_path / "again.csv").read_bytes() == path.read_bytes()
+    odd = [read_back[0]._replace(answer=answer) for answer in ("", "A \\ back.", "Both ' and \" quotes.")]
+    write(odd, path)
+    assert read(path) == odd
+    with pytest.raises(ValueError, match="speaks of @99, but has 11 people"):
+        write([odd[0], odd[1]._replace(sentences=("@99 x.",))], path)
+    assert read(path) == odd  # what was there stays
 
 
 @pytest.fixture
@@ -276,7 +282,16 @@ def test_a_missing_release_says_where_to_get_it(small_release, tmp_path):
 def test_damaged_zips_are_refused(small_release):
     path = small_release.with_suffix(".zip")
     whole = path.read_bytes()
-    for damaged in (whole[:-100], whole[: len(whole) // 2], b"", b"not a zip", whole[:300] + bytes(400) + whole[700:]):
+    other_method = bytearray(whole)
+    other_method[zipfile.ZipFile(path).start_dir + 10] = 0x41
+    for damaged in (
+        bytes(other_method),
+        whole[:-100],
+        whole[: len(whole) // 2],
+        b"",
+        b"not a zip",
+        whole[:300] + bytes(400) + whole[700:],
+    ):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"release\.zip is not a zip file or is cut off or damaged.*Get data_"):
             load(path)
@@ -311,6 +326,7 @@ def test_damaged_folders_are_refused(small_release):
         ("('Zoe', 'Eve')", "('Zoe', 'Max')", "do not lead along the query"),
         ("['son', 'aunt']", "['son', 'cousin']", "edge_types are"),
         ("('Max', 'aunt', 'Eve')", "", "zip"),
+        (",sister,", ",niece,", "proof_state does not end at the target 'niece'"),
         ("{4: 0, 20: 1, 3: 2}", "{4: 0}", "node_mapping"),
     ],
 )

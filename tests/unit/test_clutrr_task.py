@@ -12,6 +12,7 @@ from srnlib.data import clutrr_release
 from srnlib.data.clutrr import LENGTHS, generate
 from srnlib.data.clutrr_kinship import TARGETS
 from srnlib.data.clutrr_release import ROWS, write
+from srnlib.data.clutrr_text import TEMPLATES, tokens
 from srnlib.data.clutrr_tokens import FIRST_WORD, for_validation
 from srnlib.refine import Trace
 from srnlib.runs import Run
@@ -169,6 +170,16 @@ def test_all_models_are_trained_alike():
         free |= {"l2", "dropout"} if profile == "paper" else set()  # the paper regularises its own models only
         for other in others:
             assert {name for name in rn if rn[name] != other[name]} <= free
+        fixed, srn = others[:2]
+        assert all(fixed[name] == srn[name] for name in ("l2", "dropout"))  # the control of it
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_no_word_of_the_templates_is_unknown(profile):
+    settings = clutrr_generated.settings(profile, "rn")
+    known = clutrr_generated.words(settings)
+    said = {word for frames in TEMPLATES.values() for frame in frames for word in tokens(frame.format(a="@0", b="@1"))}
+    assert said - {"@0", "@1"} == set(known) and max(known.values()) == settings.vocabulary - 1
 
 
 def test_paper_profile_is_the_papers():

@@ -77,6 +77,8 @@ def test_validation_keeps_whole_patterns_apart():
     ("call", "says"),
     [
         (lambda: encode([], {}), "there is no story"),
+        (lambda: encode([generate(1, 0, k=2)[0]._replace(sentences=())], {}), "has no sentence"),
+        (lambda: encode([generate(1, 0, k=2)[0]._replace(target="wife")], {}), "has target 'wife', not one of"),
         (lambda: vocabulary(["a"], 22), "size must be above 22"),
         (lambda: encode([generate(1, 0, k=2)[0]._replace(names=("A",) * 21)], {}), "has 21 people; .* for 20"),
     ],

@@ -168,7 +168,23 @@ def test_every_parameter_learns(model):
     assert {n for n in asleep if not n.endswith("bias")} == set()
 
 
+def test_published_padding_takes_part_and_words_stay_in_the_unit_ball():
+    """As in the baseline's code: zeros up to the batch's longest story are elements of all of them."""
+    module, (tokens, query) = build("rn", original=True, dropout=0.5), stories()
+    out = module(tokens, query)
+    S0, _, _, said = module.encoder(tokens, query)
+    everything = torch.ones(3, 6, dtype=torch.bool)
+    torch.testing.assert_close(out.logits, module.reasoner(S0, said, everything))
+    alone = module(tokens[1:2, :2], query[1:2]).logits
+    assert not torch.allclose(alone, out.logits[1:2])
+    assert module.encoder.dropout.p == 0 and module.encoder.embedding(tokens).norm(dim=3).max() <= 1 + 1e-6
+    assert build("rn", original=True).encoder.embedding.max_norm == 1
+    module.train()(tokens, query).logits.sum().backward()  # the bound is kept in place, and the backward pass stands it
+
+
 def test_bad_input_says_what_is_wrong():
+    with pytest.raises(ValueError, match=r"tokens must be \[B, S, W\], none of them 0"):
+        build("rn")(torch.zeros(0, 3, 4, dtype=torch.long), torch.zeros(0, 2, dtype=torch.long))
     with pytest.raises(ValueError, match="up to 15 sentences, but the set has 14"):
         build("rn_fixed")(*stories(sizes=((2,) * 15,), S=15))
     rn = build("srn")

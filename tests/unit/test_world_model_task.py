@@ -169,6 +169,8 @@ def test_splits_are_different_episodes(smoke):
 
 def test_bad_settings_say_what_is_wrong():
     good = WorldModelSettings.laptop("pong", 3)
+    with pytest.raises(ValueError, match="slots must be 5 on 2D Shapes"):
+        TASKS["shapes"].build("cswm_k5", dataclasses.replace(TASKS["shapes"].settings("smoke", "cswm_k5"), slots=4))
     with pytest.raises(ValueError, match="span must divide an episode's 10 steps, got 3"):
         dataclasses.replace(good, span=3)
     with pytest.raises(ValueError, match="needs span = train_length"):
