@@ -5,6 +5,7 @@ Images come in as numpy arrays or CPU tensors, channels first, in 0..1; `imshow`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -27,8 +28,9 @@ def use_style() -> None:
 
 
 def element_colours(n: int) -> np.ndarray:
-    """One colour a set element, `[n, 3]` in 0..1: hues evenly spread, equally bright."""
-    return np.array(sns.husl_palette(n, s=0.9, l=0.65))
+    """One colour a set element, `[n, 3]` in 0..1: hues evenly spread, equally bright, neighbours unlike."""
+    stride = next(k for k in range(max(1, round(0.4 * n)), n + 2) if math.gcd(k, n) == 1)
+    return np.array(sns.husl_palette(n, s=0.9, l=0.65))[stride * np.arange(n) % n]
 
 
 def tint(elements: ArrayLike, threshold: float = 0.1) -> tuple[np.ndarray, np.ndarray]:

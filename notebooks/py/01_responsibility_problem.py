@@ -284,9 +284,10 @@ assert min(worst) >= 1 - 1e-9
 # elements meet* and to see whether the rows come back in another order. (Elements that meet could change places at that
 # moment. On a line, $d = 1$, two points cannot swap otherwise: hence $d \ge 2$.)
 #
-# If they do, some row would have to be two points at once, as in step 4: it cannot change over on the way, since the
-# elements stay a least distance apart. If they do not (a *full* turn of the pair), that curve proves nothing. For any
-# $n, d \ge 2$, turn two points in a plane and hold the others still.
+# If the rows do come back in another order, some row would have to be two points at once, as in step 4: it cannot
+# change over on the way, since the elements stay a least distance apart. If they come back in the same order (a *full*
+# turn of the pair), that curve proves nothing. For any $n, d \ge 2$, turn two points in a plane and hold the others
+# still.
 #
 # For circles the elements are $(x, y, r, \text{colour})$, and a curve must stay inside the data set. Strictly, the
 # pictures of Circles have whole-pixel centres and hard edges, which jump pixel by pixel; the curve below is one of
@@ -550,7 +551,7 @@ fig, axes = plt.subplots(2, 1, figsize=(8, 4), sharex=True, layout="constrained"
 for row in (0, 1):
     axes[0].plot(degrees, R[:, row, 0], color=SLOT[row], lw=2.5, label=f"row {row + 1}")
 axes[0].set(ylabel="share in circle A", title="Responsibility for one circle, followed through half a turn")
-axes[0].legend(loc="center right")
+axes[0].legend(loc="center", bbox_to_anchor=(0.6, 0.5))
 error = squared_error(read(turning(fine)), turning(fine)).sqrt()
 axes[1].plot(fine.rad2deg(), error, color="black")
 axes[1].axhline(REACH, color="crimson", ls="--", lw=1)
@@ -650,11 +651,11 @@ def search(steps):
 
 fig, (ax, zoom) = plt.subplots(1, 2, figsize=(9.5, 3.2), sharey=True, layout="constrained")
 close = torch.linspace(-2, 2, 801, dtype=torch.float64)  # degrees from the break
-for steps, colour in ((5, "0.8"), (10, "0.6"), (20, "0.4"), (40, "0.0"), (160, "tab:blue")):
+for steps, colour in ((5, "0.8"), (10, "0.6"), (20, "0.4"), (40, "0.0"), (80, "tab:blue")):
     at = find_break(listed := search(steps))
     worst = squared_error(listed(pair(at)), pair(at)).sqrt().item()
-    near = at + torch.tensor([-1e-8, 1e-8], dtype=torch.float64)
-    slope = (listed(pair(near)).diff(dim=0).norm() / 2e-8 / 2**0.5).item()
+    near = at + torch.tensor([-1e-10, 1e-10], dtype=torch.float64)
+    slope = (listed(pair(near)).diff(dim=0).norm() / 2e-10 / 2**0.5).item()
     assert worst >= 1 - 1e-4  # the bound holds here as well
     V = pair(fine[::4])  # a tenth of a degree
     error, left = squared_error(listed(V), V).sqrt(), (g(listed(V)) - g(V)).square().sum(dim=1)

@@ -384,7 +384,7 @@ for (name, S), (top, bottom) in zip(lists.items(), axes.T, strict=True):
     top.set_title(name)
     bottom.set(xlabel="rotation of the points (degrees)", xticks=range(0, 181, 45), ylim=(5e-10, 3))
     wrong = (error(S, T) > 0.1).double().mean()
-    bottom.text(4, 2e-8, f"wrong by > 0.1 at {100 * wrong:.1f} % of angles")
+    bottom.set_title(f"wrong by > 0.1 at {100 * wrong:.1f} % of angles", fontsize=10)
 axes[0, 0].set_ylabel("x coordinate")
 axes[1, 0].set_ylabel("error of the set")
 axes[0, 0].legend(fontsize=9, loc="center left")
@@ -428,10 +428,10 @@ assert abs(shrink - 1 / 1.4) < 0.02
 # %% [markdown]
 # ## 4. How many steps, and how large?
 #
-# The heat map shows the share of the inner loss that is left after `steps` steps of size `inner_lr`, for a
-# `SetEncoder` with random weights and 16 random sets of 8 elements. Too small, and the refiner is a *no-op*. Small
-# steps and many of them are roughly interchangeable: it is nearly their product that counts, and a few large steps do
-# less than many small ones. Above a limit the descent diverges, and more steps make it worse. So take the largest
+# The heat map shows the share of the inner loss that is left after `steps` steps of size `inner_lr`, for a `SetEncoder`
+# with random weights and 16 random sets of 8 elements. Too small, and the refiner is a *no-op*. Below the limit, size
+# and number of steps can be traded for each other: it is nearly their product that counts, though a few large steps do
+# less than many small ones. Above the limit the descent diverges, and more steps make it worse. So take the largest
 # `inner_lr` that is a factor of three to ten below the limit, then as many steps as still lower the loss. The limit
 # depends on $H_{agg}$, which moves during training; that is why we log the inner loss (section 7).
 #
@@ -569,7 +569,7 @@ assert final["unroll"][0] > 30 * final["implicit"][0] and final["implicit"][2] >
 
 # %% [markdown]
 # Memory: `unroll` grows with every step, `truncate:k` stops growing at k, `implicit` keeps one step whatever `steps`
-# is. Time: the truncated modes and `implicit:1` are the cheapest, `unroll` and `implicit` cost up to twice that.
+# is. Time: the truncated modes and `implicit:1` are the cheapest, `unroll` and `implicit` cost about twice that.
 # Accuracy: `implicit` agrees with both references once the loop has come close to a minimum; after few steps nothing
 # agrees with the gradient at the minimum, because the set is not there yet. `implicit:1` and `truncate:1` point roughly
 # the right way and are about ten times too short. Use `unroll` while its memory fits (ten steps usually do), `implicit`
@@ -729,7 +729,7 @@ for name, encoder in encoders.items():
 print("\nfrom records, on the test sets:")
 older = "laptop+curriculum=0.3+embed_scale=1.0+eval_every=500+inner_lr=0.05+steps=16500"
 recorded = {
-    "Circles": ("circles", "srn", "laptop"),
+    "Circles, one start": ("circles", "srn", "laptop"),
     "Pong": ("pong", "srn_k3", "laptop"),
     "Pong, small inner rate": ("pong", "srn_k3", "laptop+inner_lr=0.01+steps=3000"),
     "Sort-of-CLEVR": ("sort_of_clevr", "srn", "laptop"),

@@ -128,7 +128,10 @@ plt.show()
 # ### How true is it to the original?
 #
 # Camera, lamps, sizes, colours, distances and the rule that each object must be seen are those of CLEVR's generator;
-# the 4:3 picture is squashed into a square, as in the paper. What differs: no glossy inter-reflection beyond one
+# the 4:3 picture is squashed into a square, as in the paper. What differs: **our cubes are smaller**, as that code
+# divides their size by the root of 2, in a line that never runs in it, so in the release a cube is as high as a sphere
+# of its size is (our loader draws the release's as large as they are); directions are those of the camera where it
+# stands, the release's of its mean place; no glossy inter-reflection beyond one
 # mirror bounce (metal in metal is a flat tint), no grain of path tracing, shading rounds an edge but the outline stays
 # sharp, the sun casts no shadow, and masks ask for the centre of a pixel, so a foreground has hard edges. (The bands on
 # the floor above are the palette of the stored picture, not the tracer.)
@@ -477,14 +480,21 @@ display(Markdown(caption + "\n\n" + "\n".join(lines)))
 # - how much of an object's light comes from its **main element**, the one that paints most of it;
 # - how many objects share their main element with no other object.
 #
-# And a fourth, how many of the 16 elements paint at all: fewer than ten cannot hold a scene of ten objects apart. Where
-# the numbers of both models are alike, only Table 4 sets them apart.
+# And a fourth, how many of the 16 elements paint: fewer than there are objects cannot hold them apart. Where the
+# numbers of both models are alike, only Table 4 sets them apart. The elements are drawn brighter than they are, each by
+# the square root of its share of its own greatest value, as most of them are dim; the reconstructions are not.
 
 # %%
 def decode(model, X):
     """A trained model's `Reconstruction` of uint8 images [B, 3, H, W]."""
     with torch.no_grad():
         return TRAINED[model](torch.as_tensor(X).float() / 255)
+
+
+def brighter(elements):
+    """Elements [..., 3, H, W], each by its greatest value and the square root; what paints nothing stays black."""
+    greatest = elements.amax(dim=(-3, -2, -1), keepdim=True)
+    return (elements / greatest.clamp(min=0.05)).sqrt()
 
 
 def colourful(image):
@@ -494,20 +504,25 @@ def colourful(image):
 OUT, MAIN = {model: decode(model, data.images) for model in SHOWN}, {}
 coarse = {m: F.max_pool2d(OUT[m].elements[:10].flatten(1, 2), 2).unflatten(1, (16, 3)) for m in SHOWN}  # to be legible
 with plt.rc_context({"figure.dpi": 60}):
-    fig = plots.samples(data.images[:10] / 255, {m: (OUT[m].image[:10], coarse[m]) for m in SHOWN})
-    plt.show()
+    for five in (slice(0, 5), slice(5, 10)):
+        drawn = {m: (OUT[m].image[five], brighter(coarse[m][five])) for m in SHOWN}
+        fig = plots.samples(data.images[five] / 255, drawn)
+        plt.show()
 real = torch.from_numpy(visible.any((2, 3)))
 for model in SHOWN:
     torch.testing.assert_close(OUT[model].elements.sum(dim=1), OUT[model].image)
     light = torch.einsum("bnhw,bkhw->bkn", OUT[model].elements.amax(dim=2), torch.from_numpy(visible).float())
     MAIN[model] = light.argmax(dim=2)  # [60, 10]: the main element of each object
     part = (light.amax(dim=2) / light.sum(dim=2).clamp(min=1e-9))[real].mean()
-    used = (OUT[model].elements.flatten(2).amax(dim=2) > 0.1).any(dim=0).sum()
+    paints = OUT[model].elements.flatten(2).amax(dim=2) > 0.1  # [60, 16]
     sharers = ((MAIN[model][:, :, None] == MAIN[model][:, None]) & real[:, None]).sum(dim=2)  # itself among them
     print(
         f"{NAMES[model]:8s} colour {colourful(OUT[model].image):.2f} (true {colourful(Y):.2f}); main element:",
-        f"{100 * part:.0f} % of the light, not shared by {100 * (sharers == 1)[real].float().mean():.0f} % of objects;",
-        f"elements that paint anything in the 60 scenes: {used} of 16",
+        f"{100 * part:.0f} % of the light, not shared by {100 * (sharers == 1)[real].float().mean():.0f} % of objects",
+    )
+    print(
+        f"         elements that paint: {paints.float().sum(dim=1).mean():.1f} a scene",
+        f"(objects {data.counts.mean():.1f}), {paints.any(dim=0).sum()} of 16 in any of the 60",
     )
 
 # %% [markdown]
@@ -515,7 +530,7 @@ for model in SHOWN:
 #
 # The first scene of five objects and the first of eight, large. In the third column a pixel has the colour of the
 # element that paints most of it: each solid should have one colour, and no two the same. On the right the 16 elements,
-# in the order in which the model lists them.
+# in the order in which the model lists them. Third and fourth column are brightened, as above.
 
 # %%
 with plt.rc_context({"figure.dpi": 72}):
@@ -523,7 +538,8 @@ with plt.rc_context({"figure.dpi": 72}):
     for at, line in enumerate(axes):
         b, model = int(np.argmax(data.counts == (5, 8)[at // 2])), SHOWN[at % 2]
         image, elements = OUT[model].image[b], OUT[model].elements[b]
-        pictures = (data.images[b] / 255, image, plots.tint(elements)[1], plots.sheet(elements, 8))
+        whose = plots.tint(elements)[1]
+        pictures = (data.images[b] / 255, image, (whose / whose.max()) ** 0.5, plots.sheet(brighter(elements), 8))
         for ax, picture, name in zip(line, pictures, ("input", "painted", "by whom", "the 16 elements"), strict=True):
             plots.show(ax, picture, "" if at else name)
         line[0].set_ylabel(NAMES[model], color=COLOURS[model])
@@ -587,8 +603,8 @@ plt.show()
 # The four largest of the half-hidden objects, those that the percentages leave out among them. *Share* is what the main
 # element paints in the sum, *alone* what it holds. One that completes its object is lit in the white and the cyan part,
 # and nowhere else; a blob that is merely too large is lit in the ring as well. So read the three percentages together,
-# and with them the number of objects: they are few. The paper's quote claims this of the SRN alone; where our
-# baseline's percentages are like the SRN's we do not see that contrast.
+# and with them the number of objects: they are few. The paper's quote claims this of the SRN alone; our baseline's
+# percentages are like the SRN's, so we do not see that contrast.
 #
 # ## 11. Where do they fail?
 #
@@ -614,8 +630,8 @@ for shift, m in enumerate(SHOWN):
     axes[2].bar(np.arange(2) + 0.35 * (shift - 0.5), (large, small), 0.33, color=COLOURS[m])
     few, many = each[m][data.counts <= 5].mean(), each[m][data.counts >= 8].mean()
     print(
-        f"{NAMES[m]:8s} IoU over real objects: {few:.0f} % in scenes of 3 to 5, {many:.0f} % of 8 to 10 objects;",
-        f"large ones {large:.0f} %, small ones {small:.0f} %",
+        f"{NAMES[m]:8s} IoU over real objects: {few:.0f} % in scenes of 3 to 5, {many:.0f} % of 8 to 10;",
+        f"large {large:.0f} %, small {small:.0f} %",
     )
     assert (best[m] <= 1).all() and each[m].min() >= 0
 axes[2].set(xticks=[0, 1], xticklabels=sizes, xlabel="size of the object", ylabel="IoU, real objects, %", ylim=(0, 100))
@@ -668,12 +684,12 @@ plt.show()
 
 # %% [markdown]
 # From the dotted line on a model may use all 16 elements, and sees all scenes: the loss rises with the fuller scenes.
-# (Both IoUs are of validation.) If the published IoU jumps there and that over real objects does not, the new elements
-# stay empty, and are paid for matching the empty slots: section 8 counts those that paint.
+# (Both IoUs are of validation.) The SRN's published IoU jumps there and that over real objects does not: what it gains
+# is paid for new elements that match empty slots. Section 8 counts those that paint in a scene.
 #
 # A refiner that takes away most of the inner loss searches. One that moves its set and takes away little only
-# pushes it: z stays out of reach of what sets encode to (notebook 05, section 7). Neither is good or bad by itself;
-# what it is worth is in Table 4.
+# pushes it: z stays out of reach of what sets encode to (notebook 05, section 7). Those that ship are awake and
+# somewhere between: once trained they take away a fifth to two fifths. What that is worth is in Table 4.
 #
 # ## Summary and takeaways
 # - CLEVR asks for more than Circles: leave out a floor with shadows, draw solids, and choose who paints a hidden place.

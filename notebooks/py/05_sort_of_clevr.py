@@ -314,7 +314,7 @@ def verdict():
     """What the table says, in words, from its numbers only."""
     for key, label in task.rows.items():
         mean = {m: np.mean(ours_of(m, key)) for m in MODELS}
-        line = f"{label.removesuffix(', %')}: SRN {mean['srn'] - mean['rn']:+.1f} points against RN"
+        line = f"{label.removesuffix(', %')}: SRN {mean['srn'] - mean['rn']:+z.1f} points against RN"
         if key in task.paper["srn"]:
             theirs, gap = task.paper["srn"][key] - task.paper["rn"][key], mean["srn"] - task.paper["srn"][key]
             line += f" (paper {theirs:+.1f}); our SRN is {gap:+.1f} from the paper's"
@@ -333,9 +333,9 @@ display(Markdown("\n".join(f"- {sentence}" for sentence in verdict())))
 for m in MODELS:
     reached, c = ours_of(m, "to99.step"), RECORDS[m][0]["config"]
     epochs, part = np.mean(reached or np.nan) * np.array([c["batch_size"] / c["train_images"], 100 / c["steps"]])
-    when = f"after {epochs:.2f} epochs, {part:.0f} % of the training, on average" if reached else "never"
+    when = f"after {epochs:.2f} epochs, {part:.0f} % of the training" if reached else "never"
     of = f"({len(reached)} of {len(RECORDS[m])} seeds)"
-    print(f"{NAMES[m]:8s} reaches 99 % of non-relational questions on validation {when} {of}")
+    print(f"{NAMES[m]:8s} 99 % of non-relational questions on validation {when} {of}")
 
 for r in results.load("sort_of_clevr", "rn"):
     if (r["seed"], r["config"]["steps"]) == (0, RECORDS["rn"][0]["config"]["steps"]):
@@ -408,8 +408,8 @@ plt.show()
 # at all angles or at none (the dashed line of both lower pairs): what is worth something there is to be above it.
 #
 # The dips are batch normalisation: its running statistics lag behind the weights while the learning rate is high, and
-# heal as it falls. To keep them from early on, which is worth much on Circles (notebook 03), steadies the curve and
-# brings nothing at the end (RN, one seed: `freeze_norm=0.15` in the lines of section 4).
+# heal as it falls. To keep them from early on, which helps the small problem of notebook 03, section 3, steadies the
+# curve and brings nothing at the end (RN, one seed: `freeze_norm=0.15` in the lines of section 4).
 #
 # ## 7. Is the inner loop needed?
 #
@@ -438,7 +438,8 @@ with torch.no_grad():
 low, middle, high = trace.inner_loss.quantile(torch.tensor([0.1, 0.5, 0.9]), dim=1)
 right.plot(middle, color=COLOURS["srn"])
 right.fill_between(range(21), low, high, color=COLOURS["srn"], alpha=0.2, linewidth=0)
-right.set(xlabel="refinement step", ylabel="inner loss: median, 10 to 90 %", ylim=(0, None), xticks=range(0, 21, 5))
+right.set(xlabel="refinement step", ylabel="inner loss", ylim=(0, None), xticks=range(0, 21, 5))
+right.set_title("Median, 10 to 90 %, of 100 images")
 right.axvline(trained_for, color=COLOURS["paper"], linestyle="--")
 left.legend()
 plt.show()
@@ -545,7 +546,8 @@ for seed, (base, ref) in enumerate(zip(RECORDS["rn"], RECORDS["srn"], strict=Fal
     rows = {"RN, best": best, "SRN, below": early[-1] if early else None}
     for name, row in rows.items():
         if row:
-            print(f"seed {seed}  {name:10s} step {row['step']:6d}  relational {row['relational']:.1f} %, turned:",
+            part = 100 * row["step"] / (base if name == "RN, best" else ref)["config"]["steps"]
+            print(f"seed {seed}  {name:10s} at {part:3.0f} % of its training  relational {row['relational']:.1f} %, turned:",
                   f"synthetic {row['turns.synthetic']:.1f} %, dataset {row['turns.dataset']:.1f} %")
     if len(early) == len(ref["history"]):
         print(f"seed {seed}  SRN never reaches RN's best: its row above is its last, not an early one")

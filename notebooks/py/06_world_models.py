@@ -54,6 +54,8 @@ import srnlib
 print("srnlib", srnlib.__version__)
 
 # %%
+import textwrap
+
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -157,15 +159,23 @@ print("our refined state, transition and energy are srnlib's: checked")
 #
 # The model sees the start of an episode, predicts 1, 5 or 10 steps ahead, and its prediction is compared with what
 # really followed in *all* test episodes. H@1 is how often the right one is nearest; MRR the mean of one over its rank.
-# The published program counts how many targets are *strictly* nearer than the right one.
+# So C-SWM's paper writes. Its program, which the numbers come from, computes something else:
 #
-# Here is a model that has never looked at the screen. Its state is always zero.
+# - As *written* (we call it lenient), the prediction asks: which of all states that really followed is nearest to me?
+# - As *published*, the state that followed asks: which of all the models' predictions is nearest to me?
+#
+# Both count those that are *strictly* nearer. The second is stricter when predictions crowd: where a model does not
+# know what will happen it may predict the mean, and all such predictions compete for every state near it.
+#
+# Here is a model that has never looked at the screen. Its state is always zero, and it predicts that nothing changes.
 
 # %% tags=["nbval-check-output"]
 e = played["pong"]
 places, whose = ranking.distinct(torch.from_numpy(e.observe(np.arange(60), 1)))
 nothing = torch.zeros(60, 12)
 rank = ranking.ranks(nothing, nothing[places], whose)
+rows = [((nothing[places][t] - nothing) ** 2).sum(1) for t in whose]  # the program's: a target against all predictions
+assert rank.published.tolist() == [1 + int((row < row[i]).sum()) for i, row in enumerate(rows)]
 for rule, values in rank._asdict().items():
     print(f"{rule:9s} " + "  ".join(f"{name} {value:5.1f} %" for name, value in ranking.scores(values).items()))
 print(f"60 episodes, but only {len(places)} different observations after one step")
@@ -173,16 +183,18 @@ perfect = torch.randn(len(places), 12)
 best = ranking.ranks(perfect[whose], perfect, whose)
 print(f"a perfect model, strict: H@1 {ranking.scores(best.strict)['h1']:.1f} %; dedup: "
       f"{ranking.scores(best.dedup)['h1']:.1f} %")
-assert (rank.published == 1).all() and (rank.dedup == len(places)).all() and (best.dedup == 1).all()
+assert (rank.published == 1).all() and (rank.lenient == 1).all() and (best.dedup == 1).all()
+assert (rank.dedup == len(places)).all()
 
 # %% [markdown]
-# Full marks, because no target is *strictly* nearer than another. Random play from one fixed start often leads to the
-# same picture, so ties are not an accident of this extreme: they are in the data. Counting every tie as a miss
-# (`strict`) is no way out either, because a perfect model then loses to copies of its own target.
+# Full marks either way, because nothing is *strictly* nearer than anything else. Random play from one fixed start often
+# leads to the same picture, so ties are not an accident of this extreme: they are in the data. Counting every tie as a
+# miss (`strict`) is no way out either, because a perfect model then loses to copies of its own target.
 #
-# So we report three numbers: as **published**, **strict**, and **dedup**: ties are misses, and equal pictures are one
-# candidate. Under dedup a perfect model has an H@1 of 100 %, a blind one of 0. Below, for the 1000 test episodes of
-# each game, how many targets differ, and the most that any model can reach under the strict rule.
+# So we report four numbers: as **published**, beside the paper's; as written (**lenient**); **strict**; and **dedup**:
+# ties are misses, and equal pictures are one candidate. Under dedup a perfect model has an H@1 of 100 %, a blind one of
+# 0. Below, for the 1000 test episodes of each game, how many targets differ, and the most that any model can reach
+# under the strict rule.
 
 # %% tags=["nbval-check-output"]
 RECORDS = {task: results.load(task, profile=PROFILE) for task in (*GAMES, "shapes")}
@@ -230,14 +242,15 @@ for kind, rows in history.items():
         ax.plot(steps, [r[f"dedup.h1.step{h}"] for r in rows], color=COLOURS[kind], label=NAMES[kind])
         ax.set(title=f"{h} step{'s' if h > 1 else ''} ahead", xlabel="training step", ylim=(0, 100))
 axes[0].set_ylabel("H@1 (dedup), %")
-axes[0].legend()
+axes[0].legend(loc="lower right")
 axes[3].plot(steps, [r["moved"] for r in history["srn"]], color=COLOURS["srn"])
 axes[3].set(title="how far the refiner moves S", xlabel="training step", ylabel="‖S - S0‖ / ‖S0‖", ylim=(0, None))
 plt.show()
 
 # %% [markdown]
-# Both learn about as fast. With the small inner rate that was chosen for this world the refiner moves little, and less
-# as the training goes on. Our guess: here an object is known by its colour, so there is nothing for a search to
+# At one step both learn about as fast; at five and ten the SRN ends ahead (one seed, 200 candidates), in nearly twice
+# the core time. With the small inner rate that was chosen for this world the refiner moves little, and less as the
+# training goes on. Our guess: here an object is known by its colour, so there is nothing for a search to
 # resolve.
 #
 # ## 5. Does the latent space look like the world?
@@ -355,7 +368,7 @@ plt.show()
 
 # %% tags=["nbval-check-output"]
 def table(task, rule):
-    """Table 3 with one rule; the paper's numbers stand beside the published one."""
+    """Table 3 by one rule; the paper's numbers stand beside the published one."""
     paper = {} if rule else TASKS[task].paper
     keys = [(f"{rule}{m}.step{h}", f"{label}, {h}") for h in HORIZONS for m, label in (("h1", "H@1"), ("mrr", "MRR"))]
     yield "| | n | core-min | " + " | ".join(label for _, label in keys) + " |"
@@ -372,15 +385,16 @@ def table(task, rule):
             yield f"| **{name}, ours** | {len(found)} | {minutes:.1f} | " + " | ".join(cells) + " |"
 
 
-for model in ("cswm_k3", "srn_k3"):
-    small, large = (vars(TASKS["pong"].settings(profile, model)) for profile in (PROFILE, "paper"))
-    differ = ", ".join(f"{k} {v} ({large[k]})" for k, v in small.items() if v != large[k])
-    print(model, "on Pong, ours (paper):", differ)
-    shown = small["steps"] * small["batch_size"] * small["span"]  # transitions
-    print(f"  {shown / small['train_episodes'] / small['train_length']:.0f} passes over the data (paper: 500)\n")
+small, large = (vars(TASKS["pong"].settings(profile, "srn_k3")) for profile in (PROFILE, "paper"))
+differ = {k: f"{k} {v} ({large[k]})" for k, v in small.items() if v != large[k]}
+own = {k: differ.pop(k) for k in list(differ) if k.startswith(("inner", "embed"))}
+print("\n".join(textwrap.wrap("Pong, ours (paper): " + ", ".join(differ.values()), 100)))
+print("of the SRN also:", ", ".join(own.values()))
+shown = small["steps"] * small["batch_size"] * small["span"]  # transitions
+print(f"{shown / small['train_episodes'] / small['train_length']:.0f} passes over the data (paper: 500)")
 for task, name in (GAMES | {"shapes": "2D Shapes"}).items():
     assert all(ours(task, m, "h1.step1") for m in TASKS[task].models if m in ("constant", "cswm_k3", "srn_k3"))
-    for rule, says in (("", "as published"), ("strict.", "strict"), ("dedup.", "dedup")):
+    for rule, says in (("", "as published"), ("lenient.", "as written"), ("strict.", "strict"), ("dedup.", "dedup")):
         display(Markdown("\n".join([f"**{name}, {says}**, %", "", *table(task, rule)])))
 
 
@@ -391,7 +405,7 @@ def verdict():
         for k in (3, 5):
             pairs = [[ours(task, f"{kind}_k{k}", f"dedup.mrr.step{h}") for kind in ("srn", "cswm")] for h in HORIZONS]
             if all(values for pair in pairs for values in pair):
-                gain = ", ".join(f"{np.mean(a) - np.mean(b):+.1f}" for a, b in pairs)
+                gain = ", ".join(f"{np.mean(a) - np.mean(b):+z.1f}" for a, b in pairs)
                 seeds = " and ".join(str(len(v)) for v in pairs[0])
                 yield f"{name}, K = {k}: SRN minus C-SWM, MRR (dedup) at 1, 5, 10 steps: {gain} points ({seeds} seeds)."
                 strict = [f"strict.{m}.step{h}" for h in HORIZONS for m in ("h1", "mrr")]
@@ -405,7 +419,7 @@ def verdict():
                 if paper and ours(task, f"{kind}_k{k}", "h1.step1"):
                     gap = {m: [np.mean(ours(task, f"{kind}_k{k}", f"{m}.step{h}")) - paper[f"{m}.step{h}"]
                                for h in HORIZONS] for m in ("h1", "mrr")}
-                    h1, mrr = (", ".join(f"{g:+.1f}" for g in gaps) for gaps in gap.values())
+                    h1, mrr = (", ".join(f"{g:+z.1f}" for g in gaps) for gaps in gap.values())
                     yield f"{name}, {NAMES[kind]} (K = {k}), as published, minus the paper's: H@1 {h1}; MRR {mrr}."
 
 
@@ -429,8 +443,8 @@ display(Markdown("\n".join(f"- {sentence}" for sentence in verdict())))
 #
 # The rates were chosen on validation, for Atari with three objects: C-SWM's learning rate among three or four, and for
 # the SRN inner rate and learning rate, all on seed 0; on 2D Shapes, where C-SWM is near 100 anyway, those of the SRN
-# alone. On Space Invaders one seed is too few for that: rates that differ on seed 0 are level over all seeds of section
-# 8, so both models have the same learning rate there. They were tuned for trainings a third as long.
+# alone. On Space Invaders one seed is too few for that: rates of the SRN that differ on seed 0 are level over all seeds
+# of section 8, so both models have the same learning rate there. They were tuned for trainings a third as long.
 #
 # ## 8. Does the refiner do anything, and how much do rate and length matter? (Table 5)
 #
@@ -457,13 +471,14 @@ for task in (*GAMES, "shapes"):
         ablation = "same_time" in r["profile"] or "background" in r["profile"]  # in section 6
         if r["profile"].startswith(PROFILE) and not ablation and not r["model"].endswith("constant"):
             TRIED.setdefault((task, r["model"], r["profile"].partition("+")[2].replace("+", ", ")), []).append(r)
-heads = ["", "model", "steps", "rate", "inner rate", "n", "val", "val, seed 0", "H@1, 1", "MRR (dedup), 1", "5", "10"]
+heads = ["", "model", "steps", "rate", "inner rate", "n", "val", "val, seed 0", "H@1 (lenient), 1", "MRR (dedup), 1"]
+heads += ["5", "10"]
 heads += ["inner loss", "moved"]
 lines, order = ["| " + " | ".join(heads) + " |", "|---|---|" + "---:|" * 12], []
 for (task, model, changed), found in TRIED.items():
     m = {key: np.mean([r["metrics"].get(key, np.nan) for r in found]) for key in found[0]["metrics"]}
     val = {r["seed"]: max(row["dedup.mrr.mean"] for row in r["history"]) for r in found}
-    scores = [np.mean(list(val.values())), val[0], *(m[key] for key in ("h1.step1", *KEYS))]
+    scores = [np.mean(list(val.values())), val[0], *(m[key] for key in ("lenient.h1.step1", *KEYS))]
     scores = " | ".join(f"{v:.1f}" for v in scores)
     inner = f"{m['inner.first']:.1f} → {m['inner.last']:.1f} | {m['moved']:.2f}" if "moved" in m else "– | –"
     name, (kind, _, slots), config = (GAMES | {"shapes": "2D Shapes"})[task], model.partition("_k"), found[0]["config"]
@@ -553,9 +568,10 @@ plt.show()
 # ## 10. What does it imagine?
 #
 # The model sees the start and ten actions, nothing more. At each horizon we show the real frame, and under it the frame
-# whose state is nearest to the prediction, among those of all 60 episodes at that time. A green frame: it is the very
-# picture. A black one: it is not. Printed below: the share of green ones among all 60 episodes. (Among 60 this is far
-# easier than among the 1000 of section 7.)
+# whose state is nearest to the prediction, among those of all 60 episodes at that time (by `dedup`). A green frame: it
+# is the very picture. A black one: it is not. Printed below: the share of green ones among all 60 episodes. (Among 60
+# this is far easier than among the 1000 of section 7. And these are seeds 0, by validation C-SWM's worst in both games
+# and in Space Invaders the SRN's best: do not rank the models by them.)
 
 # %%
 fig, axes = plt.subplots(3, 8, figsize=(11, 4.4), layout="constrained")
@@ -589,7 +605,7 @@ plt.show()
 # %% [markdown]
 # ## Summary and takeaways
 # - C-SWM is judged in its own latent space, so something must keep that space from shrinking to a point: negatives in
-#   the loss, strict ranks in the measure.
+#   the loss; ties counted as misses, and equal targets merged, in the measure.
 # - The published measure forgives ties. A blind model scores 100 under it; merge equal targets, count ties as misses.
 # - Ask what else tells states apart. The time may be a shortcut for the loss, and is worth nothing at the test.
 # - Whether a refiner helps depends on the world and on its inner rate. Log how far it moves the set, and how much of
