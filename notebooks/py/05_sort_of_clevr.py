@@ -546,8 +546,8 @@ for seed, (base, ref) in enumerate(zip(RECORDS["rn"], RECORDS["srn"], strict=Fal
     rows = {"RN, best": best, "SRN, below": early[-1] if early else None}
     for name, row in rows.items():
         if row:
-            part = 100 * row["step"] / (base if name == "RN, best" else ref)["config"]["steps"]
-            print(f"seed {seed}  {name:10s} at {part:3.0f} % of its training  relational {row['relational']:.1f} %, turned:",
+            done = 100 * row["step"] / (base if name == "RN, best" else ref)["config"]["steps"]
+            print(f"seed {seed}  {name:10s} {done:3.0f} % trained: relational {row['relational']:.1f} %; turned:",
                   f"synthetic {row['turns.synthetic']:.1f} %, dataset {row['turns.dataset']:.1f} %")
     if len(early) == len(ref["history"]):
         print(f"seed {seed}  SRN never reaches RN's best: its row above is its last, not an early one")
