@@ -1,5 +1,7 @@
 """Set Refiner Networks, from "Better Set Representations For Relational Reasoning" (Huang et al. 2020)."""
 
+import importlib
+
 from srnlib.refine import GraphRefiner, SetRefiner, refine
 from srnlib.restarts import RestartedRefiner
 from srnlib.set_encoders import FSPool, GraphEncoder, PairSetEncoder, SetEncoder
@@ -17,3 +19,14 @@ __all__ = [
     "__version__",
     "refine",
 ]
+
+
+def __getattr__(name: str):
+    """`srnlib.metrics` and so on without a further import; they need more than torch."""
+    try:
+        if not name.startswith("_"):
+            return importlib.import_module(f"{__name__}.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"{__name__}.{name}":
+            raise
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

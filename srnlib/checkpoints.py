@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -40,12 +41,13 @@ def save(module: nn.Module, path: Path, meta: dict[str, Any]) -> str:
     return digest
 
 
-def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Load tensors by name, and the side file's content.
 
     Raises:
         CheckpointError: If a file is missing, truncated, changed, or not one of ours.
     """
+    path = Path(path)
     side = path.with_suffix(".json")
     for file in (path, side):
         if not file.is_file():
@@ -92,22 +94,37 @@ def load_into(module: nn.Module, path: Path) -> dict[str, Any]:
 
 def save_state(path: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
     """Save tensors and `meta` as one file (a running training's state), atomically."""
-    header = {_KEY: json.dumps(meta, allow_nan=False)}
-    write_atomic(path, safetensors.torch.save(_plain(tensors), metadata=header))
+    tensors, text = _plain(tensors), json.dumps(meta, allow_nan=False)
+    header = {_KEY: text, "sha256": _digest(tensors, text)}
+    write_atomic(path, safetensors.torch.save(tensors, metadata=header))
 
 
 def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What `save_state` wrote.
 
     Raises:
-        CheckpointError: If the file is truncated or foreign.
+        CheckpointError: If the file is truncated, changed or foreign.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            names, meta = file.keys(), json.loads(file.metadata()[_KEY])
-            return {name: file.get_tensor(name) for name in names}, meta
+            header = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            if _digest(tensors, header[_KEY]) != header["sha256"]:
+                raise ValueError("its sha256 is another")
+            return tensors, json.loads(header[_KEY])
     except (SafetensorError, TypeError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} is no state of a training: delete it, or start again with --force") from error
+        what = f"is no state of a training, or a damaged one ({error})"
+        raise CheckpointError(f"{path} {what}: delete it, or start again with --force") from error
+
+
+def _digest(tensors: dict[str, Tensor], text: str) -> str:
+    """The sha256 of tensors in the order of their names, and of the text that goes with them."""
+    content = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        t = tensors[name]
+        content.update(f"{name} {t.dtype} {list(t.shape)}".encode())
+        content.update(t.reshape(-1).view(torch.uint8).numpy())
+    return content.hexdigest()
 
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

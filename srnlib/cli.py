@@ -8,9 +8,24 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
+
+
+class Commands(TyperGroup):
+    """The group of commands; of a wrong one it says which there are."""
+
+    def resolve_command(self, ctx, args):
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            ctx.fail(f"No such command {args[0]!r}; commands: {', '.join(self.commands)}")
+        return super().resolve_command(ctx, args)
+
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown"
+    cls=Commands,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
 )
 
 TaskName = Annotated[str, typer.Argument(help="Task; `list` shows them.", show_default=False)]
@@ -120,7 +135,11 @@ def list_() -> None:
             stem, minutes = Path(record["checkpoint"]).stem, record["history"][-1]["core_seconds"] / 60
             print(f"  trained   {stem} ({minutes:.1f} core-min)")
         for path in sorted((results.data_dir() / "cache" / "runs" / name).glob("*/state.safetensors")):
-            _, meta = _refusing(checkpoints.load_state, path)
+            try:
+                _, meta = checkpoints.load_state(path)
+            except checkpoints.CheckpointError as error:
+                print(f"  damaged   {error}")
+                continue
             print(f"  under way {path.parent.name} (step {meta['progress']['step']} of {meta['config']['steps']})")
 
 

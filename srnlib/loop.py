@@ -187,8 +187,9 @@ def keep_statistics(module: nn.Module) -> None:
 
 
 def new_optimizer(module: nn.Module, settings: Settings) -> torch.optim.Optimizer:
-    """AdamW; with weight decay 0 it is Adam. Its second moment forgets after 100 steps, which suits short trainings."""
-    return torch.optim.AdamW(module.parameters(), lr=settings.lr, betas=(0.9, 0.99), weight_decay=settings.weight_decay)
+    """AdamW; with weight decay 0 it is Adam."""
+    betas = (0.9, settings.beta2)
+    return torch.optim.AdamW(module.parameters(), lr=settings.lr, betas=betas, weight_decay=settings.weight_decay)
 
 
 def evaluate_module(

@@ -49,7 +49,7 @@ def refine(
         z: Embedding `[B, E]` that the refined set should encode to.
         H_agg: Set encoder, `[B, N, D] -> [B, E]`, any module or function.
         steps: Number of gradient steps r >= 0; 0 returns the proposal itself.
-        inner_lr: Step size alpha > 0.
+        inner_lr: Step size alpha > 0; a tensor of no dimension may be learned, by exact gradients alone.
         momentum: Heavy-ball momentum in [0, 1).
         grad: How an outer loss is differentiated through the loop. `"unroll"`: exactly, memory grows with `steps`.
             `"truncate:k"`: exactly through the last k steps, nothing before. `"implicit"`: by the implicit function
@@ -146,7 +146,7 @@ def _descend(parts0, z, H_agg, *, steps, inner_lr, momentum, grad, detach_init):
             velocity = tuple(momentum * v + g for v, g in zip(velocity, slope, strict=True))
             parts = tuple(p - inner_lr * v for p, v in zip(parts, velocity, strict=True))
             losses.append(loss.detach())
-            norms.append(inner_lr * _norm([v.detach() for v in velocity]))
+            norms.append((inner_lr * _norm(velocity)).detach())
         if outer and mode == "implicit":
             parts, last = _implicit(parts, z, H_agg, k or steps, inner_lr, momentum)
         else:
@@ -233,9 +233,9 @@ def _check_settings(H_agg, steps, inner_lr, momentum, grad) -> tuple[str, int | 
         raise TypeError(f"H_agg must be a module or a function that encodes a set, got {_kind(H_agg)}")
     if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 0:
         raise ValueError(f"steps must be a whole number >= 0, got {steps!r}")
-    if not isinstance(inner_lr, (Real, Tensor)) or not 0 < inner_lr < float("inf"):
+    if not _is_number(inner_lr) or not 0 < inner_lr < float("inf"):
         raise ValueError(f"inner_lr must be positive and finite, got {inner_lr!r}")
-    if not isinstance(momentum, (Real, Tensor)) or not 0 <= momentum < 1:
+    if not _is_number(momentum) or not 0 <= momentum < 1:
         raise ValueError(f"momentum must be in [0, 1), got {momentum!r}")
     mode, _, number = str(grad).partition(":")
     k = int(number) if number.isdecimal() and int(number) > 0 else None
@@ -243,6 +243,13 @@ def _check_settings(H_agg, steps, inner_lr, momentum, grad) -> tuple[str, int | 
     if not known.get(mode):
         raise ValueError(f"grad must be 'unroll', 'truncate:k', 'implicit' or 'implicit:k' with k >= 1, got {grad!r}")
     return mode, k
+
+
+def _is_number(value) -> bool:
+    """Whether it is a real number, or a tensor of no dimension (it may be learned), and no bool."""
+    if isinstance(value, Tensor):
+        return value.dim() == 0 and value.is_floating_point()
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _check_set(S0, name="S0") -> None:

@@ -32,16 +32,17 @@ class FSPool(nn.Module):
             ValueError: If the shapes do not fit, or a set is empty.
         """
         _check_set(x, "FSPool", self.weight.shape[0])
-        place = torch.arange(x.shape[1], dtype=self.weight.dtype, device=x.device)  # x may be of less precision
+        exact = torch.promote_types(self.weight.dtype, torch.float32)  # x and weights may be of less precision
+        place = torch.arange(x.shape[1], dtype=exact, device=x.device)
         if mask is None:
-            rank = place / max(x.shape[1] - 1, 1)
+            rank = (place / max(x.shape[1] - 1, 1)).to(self.weight.dtype)
             return (largest_first(x) * self.weights_at(rank)).sum(dim=1)
         if mask.shape != x.shape[:2] or mask.dtype != torch.bool:
             raise ValueError(f"mask must be bool {list(x.shape[:2])}, got {mask.dtype} {list(mask.shape)}")
         if not bool(mask.any(dim=1).all()):
             raise ValueError("a set has no element: mask needs at least one True a row")
         count = mask.sum(dim=1, keepdim=True)
-        rank = place / (count - 1).clamp(min=1)
+        rank = (place / (count - 1).clamp(min=1)).to(self.weight.dtype)
         ordered = largest_first(x.masked_fill(~mask.unsqueeze(2), float("-inf")))
         ordered = ordered.masked_fill((place >= count).unsqueeze(2), 0)
         return (ordered * self.weights_at(rank.clamp(max=1))).sum(dim=1)
@@ -60,10 +61,14 @@ def largest_first(x: Tensor) -> Tensor:
 
     On a CPU numpy finds the order of large sets, in a third of torch's time (`benchmarks/fspool_sort.py`).
     """
-    fits = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling()
-    if not fits or x.shape[1] < 24:
+    watched = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if watched or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64) or x.shape[1] < 24:
         return x.sort(dim=1, descending=True).values
-    order = np.argsort(-x.detach().transpose(1, 2).numpy(), axis=2)  # of [B, C, N]: fastest along the last axis
+    try:
+        columns = x.detach().transpose(1, 2).numpy()  # [B, C, N]: fastest along the last axis
+    except RuntimeError:  # inside torch.func a tensor has no memory of its own
+        return x.sort(dim=1, descending=True).values
+    order = np.argsort(-columns, axis=2)
     return x.gather(1, torch.from_numpy(order).transpose(1, 2))
 
 
@@ -153,5 +158,7 @@ class GraphEncoder(nn.Module):
 
 
 def _check_set(x, taker: str, size: int) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{taker} takes a tensor [B, N, D], got {type(x).__name__}")
     if x.dim() != 3 or x.shape[1] == 0 or x.shape[2] != size or not x.is_floating_point():
         raise ValueError(f"{taker} takes floats [B, N >= 1, {size}], got {x.dtype} {list(x.shape)}")

@@ -47,13 +47,14 @@ def train(
         CheckpointError: If a checkpoint or a state is damaged.
     """
     on = loop.accelerator(device, precision)
+    ways = {"precision": precision, "processes": on.num_processes}
     if run.result.exists() and not force:
-        return _finished(run, show and on.is_main_process)
+        return _finished(run, ways, show and on.is_main_process)
     made = results.environment()  # now: the code may change while it trains
     loop.seed_everything(run.seed)
     module = run.task.build(run.model, run.settings)
     optimizer, progress = loop.new_optimizer(module, run.settings), loop.Progress()
-    identity = {"config": run.config, "precision": precision, "processes": on.num_processes}
+    identity = _identity(run) | {"config": run.config, "precision": precision, "processes": on.num_processes}
     best: dict[str, torch.Tensor] = {}  # the weights of the best row, if the task selects
     if run.state.exists() and not force:
         progress = _restore(run, identity, module, optimizer, best)
@@ -90,7 +91,8 @@ def load_module(run: Run, device: str | torch.device = "cpu") -> nn.Module:
         CheckpointError: If there is no such checkpoint, or it is damaged or not of this model.
     """
     _, meta = checkpoints.load(run.checkpoint)
-    known = run.completed(meta.get("config", {}))
+    _of_this(run, meta)
+    known = run.completed(meta["config"])
     if known.keys() != run.config.keys():
         raise checkpoints.CheckpointError(
             f"{run.checkpoint} was trained with another version's settings (they differ in "
@@ -114,6 +116,8 @@ def evaluate(run: Run, *, device: str = "auto", write: bool = False) -> dict[str
         RunError: If `write` is asked for and the run has no record, or a damaged one.
     """
     known = run.record() if write else {}  # before the work: it may be refused
+    if write:
+        _belongs(run, known)
     where = loop.accelerator(device).device
     module, started = load_module(run, where), time.perf_counter()
     metrics = loop.evaluate_module(run.task, module, run.settings, where, "test")
@@ -124,12 +128,32 @@ def evaluate(run: Run, *, device: str = "auto", write: bool = False) -> dict[str
     return metrics
 
 
-def _finished(run: Run, show: bool) -> dict[str, Any]:
-    known = run.record()
-    _same(run.result, run.completed(known["config"]), run.config)
+def _identity(run: Run) -> dict[str, Any]:
+    return {"task": run.task.name, "model": run.model, "profile": run.profile, "seed": run.seed}
+
+
+def _of_this(run: Run, meta: dict[str, Any]) -> None:
+    """Refuse the checkpoint of another run that lies in the place of this one's."""
+    other = [f"{name} {meta.get(name)!r}" for name, value in _identity(run).items() if meta.get(name) != value]
+    if other or not isinstance(meta.get("config"), dict):
+        found = ", ".join(other) or "no configuration"
+        raise checkpoints.CheckpointError(
+            f"{run.checkpoint} is of another run: its side file has {found}; restore both"
+        )
+
+
+def _belongs(run: Run, known: dict[str, Any]) -> None:
+    """Refuse a record and a checkpoint that are not of one training."""
     _, meta = checkpoints.load(run.checkpoint)
     if meta["sha256"] != known["checkpoint_sha256"]:
         raise RunError(f"{run.result} and {run.checkpoint} are not of the same training: restore both, or use --force")
+
+
+def _finished(run: Run, ways: dict[str, Any], show: bool) -> dict[str, Any]:
+    known = run.record()
+    there = {"precision": "no", "processes": 1} | {name: known[name] for name in ways if name in known}
+    _same(run.result, run.completed(known["config"]) | there, run.config | ways)
+    _belongs(run, known)
     if show:
         print(f"{run.task.name} {run.stem} is trained already ({run.result}); --force trains it again")
     return known
@@ -138,7 +162,7 @@ def _finished(run: Run, show: bool) -> dict[str, Any]:
 def _restore(run: Run, identity: dict[str, Any], module: nn.Module, optimizer, best: dict) -> loop.Progress:
     """Put the saved state into module, optimizer and best weights, and return how far it is."""
     tensors, meta = checkpoints.load_state(run.state)
-    there = run.completed(meta["config"]) | {k: meta[k] for k in ("precision", "processes")}
+    there = run.completed(meta["config"]) | {name: meta[name] for name in identity}
     _same(run.state, there, run.config | identity)
     module.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
     best.update({n.removeprefix("best."): t for n, t in tensors.items() if n.startswith("best.")})
@@ -169,7 +193,7 @@ def _told_by_history(task: Task, history: list[dict[str, float]]) -> dict[str, f
 
 def _finish(run: Run, module: nn.Module, progress: loop.Progress, on, identity: dict, made: dict) -> dict[str, Any]:
     """Checkpoint, test, record; the state goes last, so that a kill in between costs nothing."""
-    meta = {"task": run.task.name, "model": run.model, "profile": run.profile, "seed": run.seed, "config": run.config}
+    meta = _identity(run) | {"config": run.config}
     step = run.task.best_row(progress.history)["step"]
     origin = {"step": step, "srnlib": made["versions"]["srnlib"], "commit": made["commit"]}
     digest = checkpoints.save(module, run.checkpoint, meta | origin)
@@ -184,6 +208,8 @@ def _finish(run: Run, module: nn.Module, progress: loop.Progress, on, identity: 
         "eval_seconds": round(seconds, 2),
         "device": on.device.type,
         **made,
+        "precision": identity["precision"],
+        "processes": identity["processes"],
         "command": run.command(identity["precision"], identity["processes"]),
         "checkpoint": run.checkpoint.relative_to(results.data_dir()).as_posix(),
         "checkpoint_sha256": digest,

@@ -34,6 +34,8 @@ class Settings:
         eval_every: Steps between two rows of the history.
         freeze_norm: Fraction of the steps after which batch normalisation keeps the statistics it has; 1 for never. In
             small batches they are noisy; what that costs and what freezing gives is in notebook 03.
+        beta2: Of Adam: how much of its second moment a step keeps. The usual .999 (every `paper` profile) forgets after
+            1000 steps, .99 after 100, which suits short trainings.
     """
 
     steps: int
@@ -45,12 +47,16 @@ class Settings:
     clip: float | None = None
     eval_every: int = 500
     freeze_norm: float = 1.0
+    beta2: float = 0.99
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "lr", "eval_every"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)!r}")
-        if self.warmup < 0 or self.cooldown < 0 or self.warmup + self.cooldown > 1:
+        for name in ("steps", "batch_size", "lr", "eval_every", *(("clip",) if self.clip is not None else ())):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)!r}")
+        if not 0 <= self.weight_decay < float("inf") or not 0 <= self.beta2 < 1:
+            wrong = f"weight_decay {self.weight_decay} and beta2 {self.beta2}"
+            raise ValueError(f"{wrong} must be finite and not negative, the second below 1")
+        if not (self.warmup >= 0 and self.cooldown >= 0 and self.warmup + self.cooldown <= 1):
             raise ValueError(f"warmup {self.warmup} and cooldown {self.cooldown} must be fractions, together at most 1")
         if not 0 <= self.freeze_norm <= 1:
             raise ValueError(f"freeze_norm must be a fraction of the training, 0 to 1, got {self.freeze_norm}")

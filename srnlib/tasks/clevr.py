@@ -71,7 +71,7 @@ class ClevrSettings(Painting):
         inner = {"inner_steps": 10, "detach_init": True, "kaiming": False}
         model = {"width": 64, "encoder_width": 64, "hidden": 512, "embed_dim": 512}
         images = {"train_images": 70_000, "val_images": 1_000, "test_images": 15_000}
-        return cls(steps=437_500, batch_size=32, lr=3e-4, eval_every=2_000, **model, **inner, **images)
+        return cls(steps=437_500, batch_size=32, lr=3e-4, beta2=0.999, eval_every=2_000, **model, **inner, **images)
 
 
 class ClevrTask(Task):

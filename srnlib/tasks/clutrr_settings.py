@@ -72,4 +72,6 @@ class ClutrrSettings(InnerLoop, Settings):
         inner = {"inner_steps": 10, "inner_lr": 0.0005} if model == "grn" else {"inner_steps": 5, "inner_lr": 0.001}
         inner |= {"kaiming": False, "pool_edges": True}
         length = {"steps": 37_700, "eval_every": 754}
-        return cls(batch_size=16, lr=1e-3, clip=1.0, reason=64, agg=512, **words, **regular, **inner, **length)
+        return cls(
+            batch_size=16, lr=1e-3, beta2=0.999, clip=1.0, reason=64, agg=512, **words, **regular, **inner, **length
+        )

@@ -52,10 +52,12 @@ class Painting(InnerLoop, Settings):
 
     def __post_init__(self):
         super().__post_init__()
+        sizes = ("width", "encoder_width", "hidden", "embed_dim", "set_size", "element_dim", "few_size", "train_images")
+        for name in (*sizes, *(("cells",) if self.cells is not None else ())):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
         if not 0 <= self.few < 1:
             raise ValueError(f"few must be a fraction of the training, 0 <= few < 1, got {self.few}")
-        if self.few_size < 1:
-            raise ValueError(f"few_size must be 1 or more, got {self.few_size}")
 
     def refiner(self, H_agg: nn.Module) -> RestartedRefiner:
         """A refiner around a fresh H_agg."""

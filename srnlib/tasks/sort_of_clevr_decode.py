@@ -59,7 +59,7 @@ class DecodeSettings(Settings):
     @classmethod
     def paper(cls) -> DecodeSettings:
         """Section 3.1, Visualization: 10,000 images, 50 epochs, the decoder of Circles; on a GPU."""
-        return cls(steps=7_800, batch_size=64, lr=3e-4, width=64, source_profile="paper", eval_every=780)
+        return cls(steps=7_800, batch_size=64, lr=3e-4, beta2=0.999, width=64, source_profile="paper", eval_every=780)
 
 
 class SortOfClevrDecode(Task):

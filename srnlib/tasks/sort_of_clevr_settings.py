@@ -92,4 +92,4 @@ class SortOfClevrSettings(InnerLoop, Settings):
         inner = {"detach_init": True, "kaiming": False}
         length = {"steps": 1_562_500, "eval_every": 31_250}  # an epoch between two rows
         images = {"val_images": 1000, "test_scenes": 1000}
-        return cls(batch_size=64, lr=1e-4, questions=1, conditioned=False, **length, **inner, **images)
+        return cls(batch_size=64, lr=1e-4, beta2=0.999, questions=1, conditioned=False, **length, **inner, **images)

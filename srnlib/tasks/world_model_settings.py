@@ -94,7 +94,7 @@ class WorldModelSettings(InnerLoop, Settings):
         rate and steps: momentum is that of the released code of Circles; gradients flow through S0, since
         nothing says that they do not.
         """
-        model = {"slots": slots, "hidden": 512, "width": 32, "batch_size": 1024, "once": True}
+        model = {"slots": slots, "hidden": 512, "width": 32, "batch_size": 1024, "once": True, "beta2": 0.999}
         model |= {"original_start": True, "kaiming": False}
         if world == "shapes":
             model |= {"state_dim": 2, "first": (10, 10, 0), "second": (1, 1, 0), "train_length": 100, "leak": 0.0}

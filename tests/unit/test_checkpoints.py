@@ -100,7 +100,12 @@ def test_state_round_trip_and_refusals(tmp_path):
     checkpoints.save_state(path, tensors, {"history": [0.1 + 0.2]})
     found, meta = checkpoints.load_state(path)
     assert meta == {"history": [0.1 + 0.2]} and all(torch.equal(t, found[name]) for name, t in tensors.items())
-    path.write_bytes(path.read_bytes()[:-3])
+    whole = path.read_bytes()
+    for at in (-3, len(whole) // 2, 40):  # a bit of a tensor, and of the header
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + (whole[at + 1 :] if at != -1 else b""))
+        with pytest.raises(CheckpointError, match=r"state\.safetensors is no state of a training, or a damaged one"):
+            checkpoints.load_state(path)
+    path.write_bytes(whole[:-3])
     with pytest.raises(CheckpointError, match=r"state\.safetensors is no state"):
         checkpoints.load_state(path)
     checkpoints.save(module(), path, {})  # weights, but no state

@@ -36,6 +36,13 @@ def test_help_names_every_command(cli):
         (["circles", "--set", "steps=many"], "steps must be int"),
         (["circles", "--set", "steps"], "NAME=VALUE"),
         (["circles", "--set", "lr=-1"], "lr must be positive"),
+        (["circles", "--set", "clip=-1"], "clip must be positive"),
+        (["circles", "--set", "clip=nan"], "clip must be positive"),
+        (["circles", "--set", "warmup=nan"], "warmup nan"),
+        (["circles", "--set", "weight_decay=-1"], "weight_decay -1"),
+        (["circles", "--set", "cells=0"], "cells must be 1 or more"),
+        (["circles", "--set", "width=0"], "width must be 1 or more"),
+        (["circles", "--set", "element_dim=0"], "element_dim must be 1 or more"),
         (["circles", "--seed", "-1"], "seed must be in"),
     ],
 )
@@ -81,6 +88,20 @@ def test_tables_refreshes_the_readme(cli, tmp_path):
     assert done.exit_code == 1 and "<!-- results -->" in done.output
     readme.write_text("<!-- results -->\n<!-- /results -->\n")
     assert cli("tables", "--write").exit_code == 0 and "| SRN, ours |" in readme.read_text()
+
+
+def test_a_wrong_command_lists_the_right_ones(cli):
+    done = cli("trian")
+    assert done.exit_code == 2 and "commands: train, evaluate, tables, data, list" in done.output
+
+
+def test_a_damaged_state_does_not_hide_the_rest_of_the_list(cli, tmp_path):
+    for folder, content in (("a-smoke-seed0", b"x"), ("b-smoke-seed0", b"")):
+        path = tmp_path / "data" / "cache" / "runs" / "circles" / folder / "state.safetensors"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(content)
+    done = cli("list")
+    assert done.exit_code == 0 and done.output.count("damaged") == 4 and "clutrr_generated" in done.output
 
 
 def test_refusals_exit_1_with_a_message(cli):

@@ -420,8 +420,12 @@ S_OK, Z_OK = torch.zeros(B, N, D, dtype=torch.float64), torch.zeros(B, E, dtype=
         ({"steps": np.True_}, ValueError, "steps must be"),
         *(
             ({"inner_lr": rate}, ValueError, f"inner_lr must be positive and finite, got {rate!r}")
-            for rate in (0, -0.1, float("nan"), float("inf"), "0.1", None)
+            for rate in (0, -0.1, float("nan"), float("inf"), "0.1", None, True)
         ),
+        ({"inner_lr": torch.tensor([0.1])}, ValueError, "inner_lr must be"),
+        ({"inner_lr": torch.tensor([0.1, 0.2])}, ValueError, "inner_lr must be"),
+        ({"momentum": torch.tensor([0.1, 0.2])}, ValueError, "momentum must be"),
+        ({"momentum": False}, ValueError, "momentum must be"),
         ({"momentum": 1.0}, ValueError, r"momentum must be in \[0, 1\)"),
         ({"momentum": None}, ValueError, r"momentum must be in \[0, 1\), got None"),
         ({"momentum": -0.1}, ValueError, "momentum must be"),
@@ -488,3 +492,12 @@ def test_graph_refiner_names_its_nodes():
     _, edges0, z, H_agg = graph_problem()
     with pytest.raises(ValueError, match=r"nodes0 must be \[B, N, D\]"):
         GraphRefiner(H_agg, steps=1, inner_lr=0.1)(edges0, edges0, z)
+
+
+def test_a_rate_can_be_learned_and_the_trace_keeps_no_graph():
+    S0, z, H_agg, options = good(inner_lr=torch.nn.Parameter(torch.tensor(0.05, dtype=torch.float64)))
+    S, trace = refine(S0, z, H_agg, **options)
+    assert not trace.step_norm.requires_grad and not trace.inner_loss.requires_grad
+    (slope,) = torch.autograd.grad(S.square().sum(), options["inner_lr"])
+    near = [refine(S0, z, H_agg, **options | {"inner_lr": 0.05 + d})[0].square().sum() for d in (-1e-6, 1e-6)]
+    torch.testing.assert_close(slope, (near[1] - near[0]) / 2e-6, rtol=1e-5, atol=1e-6)

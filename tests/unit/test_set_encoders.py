@@ -1,5 +1,7 @@
 """Set encoders against brute force: numpy's sort and interpolation, plain concatenation, loops over triples."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -176,6 +178,33 @@ def test_graph_encoder_equals_a_loop_over_triples():
 def test_sets_that_do_not_fit_are_refused(taker, x):
     with pytest.raises(ValueError, match=r"takes floats \[B, N >= 1, 4\], got torch\.\w+ \["):
         taker()(x)
+
+
+@pytest.mark.parametrize("n", [5, 24, 30])
+def test_tracing_and_functional_transforms_see_a_sort(n):
+    """From 24 elements on numpy sorts; neither a trace nor torch.func may keep one input's order."""
+    pool, x, y = FSPool(3), torch.randn(2, n, 3), torch.randn(2, n, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is going, says torch
+        traced = torch.jit.trace(pool, (x,))
+    torch.testing.assert_close(traced(y), pool(y))
+    jacobian = torch.func.jacrev(lambda x: pool(x).sum(dim=0))(x)
+    torch.testing.assert_close(jacobian, torch.autograd.functional.jacobian(lambda x: pool(x).sum(dim=0), x))
+
+
+def test_a_mask_is_exact_in_bfloat16():
+    pool, x = FSPool(4).bfloat16(), torch.randn(1, 600, 4).bfloat16()
+    mask = torch.arange(600)[None] < 301
+    found, expected = pool(x, mask), pool(x[:, :301])
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, expected, rtol=0.05, atol=1.0)
+
+
+@pytest.mark.parametrize("x", (None, [[1.0]], np.ones((2, 3, 4))))
+def test_what_is_no_tensor_is_refused(x):
+    for taker in (FSPool(4), SetEncoder(4, 5, hidden=8), PairSetEncoder(4, 5, hidden=8)):
+        with pytest.raises(TypeError, match="takes a tensor"):
+            taker(x)
 
 
 def test_masks_that_do_not_fit_are_refused():

@@ -219,6 +219,48 @@ def test_another_configuration_is_refused_by_name():
         train.train(other, show=False)
 
 
+def test_what_belongs_to_another_run_is_refused():
+    """The state and the checkpoint of another seed or model in the place of ours."""
+    runs = [
+        Run.of(Fragile(6), model, "smoke", seed, **SHORT) for model, seed in (("srn", 0), ("srn", 1), ("baseline", 0))
+    ]
+    for run in runs:
+        with pytest.raises(Interrupted):
+            train.train(run, save_minutes=0, show=False)
+    ours = runs[0].state.read_bytes()
+    for other, says in zip(runs[1:], ("seed 1 there, 0 now", "model 'baseline' there, 'srn' now"), strict=True):
+        runs[0].state.write_bytes(other.state.read_bytes())
+        with pytest.raises(RunError, match=rf"state\.safetensors .*{says}"):
+            train.train(runs[0], show=False)
+    runs[0].state.write_bytes(ours)
+    for run in runs:
+        train.train(run, show=False)
+    files = [[file.read_bytes() for file in (r.checkpoint, r.checkpoint.with_suffix(".json"))] for r in runs]
+    for other, says in ((1, "seed 1"), (2, "model 'baseline'")):
+        for content, file in zip(
+            files[other], (runs[0].checkpoint, runs[0].checkpoint.with_suffix(".json")), strict=True
+        ):
+            file.write_bytes(content)
+        for call in (train.load_module, train.evaluate):
+            with pytest.raises(CheckpointError, match=f"srn-smoke.*is of another run: .*{says}"):
+                call(runs[0])
+        with pytest.raises(RunError, match="are not of the same training"):
+            train.evaluate(runs[0], write=True)
+
+
+def test_a_finished_run_of_another_precision_is_refused():
+    run = Run.of("circles", "baseline", "smoke", **SHORT)
+    record = train.train(run, show=False)
+    assert record["precision"] == "no" and record["processes"] == 1
+    for name, value in (("precision", "bf16"), ("processes", 2)):
+        run.result.write_text(json.dumps(record | {name: value}))
+        with pytest.raises(RunError, match=rf"seed0\.json .*{name} {value!r} there"):
+            train.train(run, show=False)
+    older = {name: value for name, value in record.items() if name not in ("precision", "processes")}
+    run.result.write_text(json.dumps(older))
+    assert train.train(run, show=False) == older
+
+
 def test_a_damaged_state_is_refused_by_name():
     run = Run.of(Fragile(6), "srn", "smoke", **SHORT)
     with pytest.raises(Interrupted):
