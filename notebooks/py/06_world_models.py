@@ -164,8 +164,9 @@ print("our refined state, transition and energy are srnlib's: checked")
 # - As *written* (we call it lenient), the prediction asks: which of all states that really followed is nearest to me?
 # - As *published*, the state that followed asks: which of all the models' predictions is nearest to me?
 #
-# Both count those that are *strictly* nearer. The second is stricter when predictions crowd: where a model does not
-# know what will happen it may predict the mean, and all such predictions compete for every state near it.
+# Both count those that are *strictly* nearer. The second is harder. Many episodes lead to the same picture (below), by
+# different starts and actions, so the model's predictions of it differ at least by rounding, and only the nearest of
+# them can be first.
 #
 # Here is a model that has never looked at the screen. Its state is always zero, and it predicts that nothing changes.
 
@@ -193,8 +194,9 @@ assert (rank.dedup == len(places)).all()
 #
 # So we report four numbers: as **published**, beside the paper's; as written (**lenient**); **strict**; and **dedup**:
 # ties are misses, and equal pictures are one candidate. Under dedup a perfect model has an H@1 of 100 %, a blind one of
-# 0. Below, for the 1000 test episodes of each game, how many targets differ, and the most that any model can reach
-# under the strict rule.
+# 0. Below, for the 1000 test episodes of
+# each game, how many targets differ, the most that any model can reach under the strict rule, and the most that one can
+# reach as published whose predictions agree only where start and actions do.
 
 # %% tags=["nbval-check-output"]
 RECORDS = {task: results.load(task, profile=PROFILE) for task in (*GAMES, "shapes")}
@@ -205,17 +207,27 @@ def ours(task, model, key):
     return [r["metrics"][key] for r in RECORDS[task] if r["model"] == model and key in r["metrics"]]
 
 
-lines = ["| | steps | different targets, % | strict H@1 of a perfect model, % | constant: published | strict | dedup |"]
-lines += ["|---|---:|---:|---:|---:|---:|---:|"]
+heads = ["", "steps", "different targets, %", "strict H@1 of a perfect model, %", "published H@1, if no two agree, %"]
+heads += ["constant: published", "lenient", "strict", "dedup"]
+lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * 8]
 for game, name in GAMES.items():
     for h in HORIZONS:
-        keys = [f"distinct.step{h}", f"ceiling.step{h}", f"h1.step{h}", f"strict.h1.step{h}", f"dedup.h1.step{h}"]
+        keys = [f"{key}.step{h}" for key in ("distinct", "ceiling", "reach", "h1", "lenient.h1", "strict.h1", "dedup.h1")]
         numbers = [ours(game, "constant", key)[0] for key in keys]
-        assert numbers[2] == 100 and numbers[4] == 0
+        assert numbers[3] == numbers[4] == 100 and numbers[6] == 0
         lines.append(f"| {name} | {h} | " + " | ".join(f"{v:.1f}" for v in numbers) + " |")
 display(Markdown("\n".join(lines)))
+for game, name in GAMES.items():
+    reach = {h: ours(game, "constant", f"reach.step{h}")[0] for h in HORIZONS}
+    above = [f"{NAMES[m.partition('_')[0]]} (K = {m[-1]}) at {h}: {numbers[f'h1.step{h}']}"
+             for m, numbers in TASKS[game].paper.items() for h in HORIZONS if numbers[f"h1.step{h}"] > reach[h]]
+    print(f"{name}: numbers of the paper above that: {'; '.join(above) or 'none'}")
 
 # %% [markdown]
+# The paper says that it uses C-SWM's program. Numbers of it above the last bound but one cannot come from that program
+# and these episodes: its data or its program must have differed from what is public, we do not know how. So beside its
+# numbers stand ours by both rules.
+#
 # ## 4. What does half a minute of training give?
 #
 # *2D Shapes* is C-SWM's toy world: five objects on a grid, one is pushed at a time and stays if its way is blocked. Its
@@ -368,8 +380,8 @@ plt.show()
 
 # %% tags=["nbval-check-output"]
 def table(task, rule):
-    """Table 3 by one rule; the paper's numbers stand beside the published one."""
-    paper = {} if rule else TASKS[task].paper
+    """Table 3 by one rule; the paper's numbers stand beside the published one and that which is written."""
+    paper = TASKS[task].paper if rule in ("", "lenient.") else {}
     keys = [(f"{rule}{m}.step{h}", f"{label}, {h}") for h in HORIZONS for m, label in (("h1", "H@1"), ("mrr", "MRR"))]
     yield "| | n | core-min | " + " | ".join(label for _, label in keys) + " |"
     yield "|---|---:|---:|" + "---:|" * len(keys)
@@ -378,7 +390,7 @@ def table(task, rule):
         name = NAMES[kind] + (f" (K = {slots})" if slots else "")
         found = [r for r in RECORDS[task] if r["model"] == model]
         if model in paper:
-            yield f"| {name}, paper | 5 | | " + " | ".join(f"{paper[model][key]}" for key, _ in keys) + " |"
+            yield f"| {name}, paper | 5 | | " + " | ".join(f"{paper[model][key.removeprefix(rule)]}" for key, _ in keys) + " |"
         if found:
             minutes = np.mean([r["history"][-1]["core_seconds"] for r in found]) / 60
             cells = [results.mean_sd(ours(task, model, key)).replace(" ", "\u00a0") for key, _ in keys]
@@ -417,29 +429,33 @@ def verdict():
             for kind in ("srn", "cswm"):
                 paper = TASKS[task].paper.get(f"{kind}_k{k}", {})
                 if paper and ours(task, f"{kind}_k{k}", "h1.step1"):
-                    gap = {m: [np.mean(ours(task, f"{kind}_k{k}", f"{m}.step{h}")) - paper[f"{m}.step{h}"]
-                               for h in HORIZONS] for m in ("h1", "mrr")}
-                    h1, mrr = (", ".join(f"{g:+z.1f}" for g in gaps) for gaps in gap.values())
-                    yield f"{name}, {NAMES[kind]} (K = {k}), as published, minus the paper's: H@1 {h1}; MRR {mrr}."
+                    for rule, says in (("", "as published"), ("lenient.", "as written")):
+                        gap = {m: [np.mean(ours(task, f"{kind}_k{k}", f"{rule}{m}.step{h}")) - paper[f"{m}.step{h}"]
+                                   for h in HORIZONS] for m in ("h1", "mrr")}
+                        h1, mrr = (", ".join(f"{g:+z.1f}" for g in gaps) for gaps in gap.values())
+                        yield f"{name}, {NAMES[kind]} (K = {k}), {says}, minus the paper's: H@1 {h1}; MRR {mrr}."
 
 
 display(Markdown("\n".join(f"- {sentence}" for sentence in verdict())))
 
 # %% [markdown]
-# Read the spread with the means: from seed to seed one model's score moves by ten points and more, most of all in
-# Space Invaders. Both models take as many steps, for which the SRN needs more core-minutes (third column). In Pong
-# the SRN's mean is above C-SWM's on every measure, with three objects as with five: far above at five steps, though
-# with three objects by a hair at one. There its H@1 is about the paper's, its MRR a few points below. In Space
-# Invaders, where trainings are three times as long, the two are level: a few points of difference, in both
-# directions, within the spread of two or three seeds. We do not see the paper's gain, nor could we expect it: the
-# refiner that was chosen takes little away of its inner loss (section 8), so the SRN is nearly a C-SWM. With five
-# objects both models' H@1 is above the paper's at all horizons, with three it is at one step and far below at five
-# and ten. On 2D Shapes the two are level, with a refiner that hardly moves its set; at greater inner rates (section
-# 8, the same learning rate) it mostly predicts worse. The list names the strict measures on which the SRN is below
-# C-SWM.
+# Read the spread with the means: from seed to seed one model's score moves by ten points and more, most of all in Space
+# Invaders. Both models take as many steps, for which the SRN needs more core-minutes (third column). In Pong the SRN's
+# mean is above C-SWM's on every measure and by every rule, with three objects as with five: far above at five steps,
+# though with three objects by a hair at one. In Space Invaders, where trainings are three times as long, the two are
+# level: a few points of difference, in both directions, within the spread of two or three seeds. We do not see the
+# paper's gain, nor could we expect it: the refiner that was chosen takes little away of its inner loss (section 8), so
+# the SRN is nearly a C-SWM.
 #
-# No state space shrank to ties: H@1 under dedup is that of the published rule. MRR under dedup is even higher, since
-# the copies of a wrong target count once.
+# **By the published rule both models are far below the paper's numbers**, in Pong by 30 points and more at one step
+# (but see the bound in section 3); only with five objects at ten steps of Space Invaders are they level with it. As
+# written they are about at its H@1 in Pong. How far a training of some minutes is from 500 epochs, and how far the
+# rule, we cannot tell apart. On 2D Shapes the two are level, with a refiner that hardly moves its set; at greater inner
+# rates (section 8, the same learning rate) it mostly predicts worse. The list names the strict measures on which the
+# SRN is below C-SWM.
+#
+# No state space shrank to ties: H@1 under dedup is that of the lenient rule. MRR under dedup is even higher, since the
+# copies of a wrong target count once.
 #
 # The rates were chosen on validation, for Atari with three objects: C-SWM's learning rate among three or four, and for
 # the SRN inner rate and learning rate, all on seed 0; on 2D Shapes, where C-SWM is near 100 anyway, those of the SRN
@@ -607,6 +623,8 @@ plt.show()
 # - C-SWM is judged in its own latent space, so something must keep that space from shrinking to a point: negatives in
 #   the loss; ties counted as misses, and equal targets merged, in the measure.
 # - The published measure forgives ties. A blind model scores 100 under it; merge equal targets, count ties as misses.
+# - Read the program that a number comes from: here it asks another question than the text, and a bound on the answer
+#   shows that neither can be all of the story.
 # - Ask what else tells states apart. The time may be a shortcut for the loss, and is worth nothing at the test.
 # - Whether a refiner helps depends on the world and on its inner rate. Log how far it moves the set, and how much of
 #   its inner loss it takes away.

@@ -142,9 +142,10 @@ class WorldModels(Task):
 
         `h1.step`, `mrr.step` as published, `lenient.*` with the targets as candidates, `strict.*` also with ties as
         misses, `dedup.*` among the distinct targets (see `srnlib.ranking.Ranks`); of the data: `distinct.step`, how
-        many targets differ, and `ceiling.step`, how many have no copy, which is the greatest possible `strict.h1`.
-        `dedup.mrr.mean` is the mean over the horizons. Of a refiner, on all that was seen: `inner.first`, `inner.last`,
-        `moved`.
+        many targets differ, `ceiling.step`, how many have no copy, which is the greatest possible `strict.h1`, and
+        `reach.step`, the greatest `h1` of a model that predicts the same only where start and actions are the same: by
+        the published rule its predictions of one target compete. `dedup.mrr.mean` is the mean over the horizons. Of a
+        refiner, on all that was seen: `inner.first`, `inner.last`, `moved`.
         """
         episodes, found, refined = self.episodes(settings, split), {}, {}
         every = np.arange(len(episodes))
@@ -152,6 +153,8 @@ class WorldModels(Task):
         state, actions = seen[whose], torch.from_numpy(episodes.actions).to(device)
         for h in range(1, max(HORIZONS) + 1):
             state = module.step(state, actions[:, h - 1])
+            first, copy = ranking.distinct(torch.cat([whose[:, None], actions[:, :h]], dim=1))
+            state = state[first][copy]  # what began and went on alike is one prediction, to the bit
             if h not in HORIZONS:
                 continue
             targets, true = see_distinct(module, episodes.observe(every, h), device, refined)
@@ -162,6 +165,7 @@ class WorldModels(Task):
             copies = torch.bincount(true)[true]
             found |= {f"distinct.step{h}": 100 * len(targets) / len(every)}
             found |= {f"ceiling.step{h}": 100 * float((copies == 1).double().mean())}
+            found |= {f"reach.step{h}": 100 * largest_groups(true.cpu(), copy) / len(every)}
         found["dedup.mrr.mean"] = float(np.mean([found[f"dedup.mrr.step{h}"] for h in HORIZONS]))
         return found | {name: float(torch.cat(values).mean()) for name, values in refined.items()}
 
@@ -171,6 +175,13 @@ class WorldModels(Task):
         for split in DATA_SEED if self.atari else ():
             self.episodes(settings, split)
         return {"generator": f"srnlib.data.{'atari' if self.atari else 'shapes'}.generate", **sets}
+
+
+def largest_groups(true: Tensor, way: Tensor) -> int:
+    """Of the queries `[Q]` of each target, the most that went one way; summed over the targets."""
+    places, group = ranking.distinct(torch.stack([true, way], dim=1))
+    size = torch.bincount(group)
+    return int(size.new_zeros(int(true.max()) + 1).scatter_reduce(0, true[places], size, "amax").sum())
 
 
 def see_distinct(
