@@ -54,6 +54,12 @@ def tint(elements: ArrayLike, threshold: float = 0.1) -> tuple[np.ndarray, np.nd
     return bright[:, None] * colours[:, :, None, None], np.moveaxis(whole, 2, 0)
 
 
+def brighter(images: ArrayLike) -> np.ndarray:
+    """Dim images `[..., 3, H, W]` made visible: each by its own greatest value, and by the square root; black stays."""
+    images = np.asarray(images)
+    return np.sqrt(images / np.maximum(images.max(axis=(-3, -2, -1), keepdims=True), 0.05))
+
+
 def sheet(images: ArrayLike, columns: int, *, gap: int = 2, frame: ArrayLike = 1.0) -> np.ndarray:
     """Images `[K, 3, H, W]` row by row on one sheet `[3, rows, columns]`, with lines of `gap` pixels around each.
 

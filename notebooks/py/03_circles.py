@@ -615,8 +615,7 @@ for record in RECORDS["srn"]:
 
 srn, trained_for = TRAINED["srn"], TRAINED["srn"].refiner.steps
 batch, rows, counts = circles.generate(100, seed=2_000_003, count=3)
-budget = sorted({0, 1, 2, trained_for // 2, trained_for, 2 * trained_for, 4 * trained_for})
-settings = srn.refiner.settings()
+budget, settings = [0, 1, 2, trained_for // 2, *(k * trained_for for k in (1, 2, 4))], srn.refiner.settings()
 with torch.no_grad():
     X = torch.from_numpy(batch).float() / 255
     S0, z = srn.encoder(X.contiguous(memory_format=torch.channels_last))
@@ -624,8 +623,7 @@ with torch.no_grad():
     decoded = {r: unpatch(superimpose(srn.decoder(S))) for r, (S, _) in sets.items()}
     noise, held = torch.randn(15, *S0.shape[1:], generator=torch.Generator().manual_seed(0)), {}
     for r in (trained_for, srn.refiner.eval_steps):
-        best, trace = sets[r]
-        least = trace.inner_loss[-1]
+        best, least = sets[r][0], sets[r][1].inner_loss[-1]
         for k, e in enumerate(noise, 1):  # k starts are tried so far
             if k in (1, 2, 4, 8):
                 held[r, k] = unpatch(superimpose(srn.decoder(best)))
@@ -634,13 +632,12 @@ with torch.no_grad():
             best = torch.where((trace.inner_loss[-1] < least)[:, None, None], S, best)
             least = least.minimum(trace.inner_loss[-1])
         held[r, 16] = unpatch(superimpose(srn.decoder(best)))
-inner = sets[budget[-1]][1].inner_loss  # [steps + 1, B]
-n = torch.from_numpy(counts)
+inner, n = sets[budget[-1]][1].inner_loss, torch.from_numpy(counts)  # [steps + 1, B], [B]
 success, several = ({r: 100 * metrics.decomposed(d.clamp(0, 1), n).float().mean() for r, d in group.items()}
                     for group in (decoded, held))
 torch.testing.assert_close(sets[0][0], S0)  # no step, no change
-ours_by_hand = held[srn.refiner.eval_steps, srn.refiner.starts]
-torch.testing.assert_close(ours_by_hand, decode("srn", batch).elements, rtol=0, atol=1e-2)  # the model
+by_hand = held[srn.refiner.eval_steps, srn.refiner.starts]
+torch.testing.assert_close(by_hand, decode("srn", batch).elements, rtol=0, atol=1e-2)  # the model's own
 
 # %%
 fig, (left, right, last) = plt.subplots(1, 3, figsize=(10, 2.9), layout="constrained")
@@ -661,7 +658,7 @@ last.minorticks_off()
 last.legend(loc="lower right")
 for ax in (left, right):
     ax.axvline(trained_for, color=COLOURS["paper"], linestyle="--", label="steps in training")
-right.legend()
+right.legend(loc="lower right")
 plt.show()
 
 shown, example = budget[: budget.index(trained_for) + 2], rows[:, :3, 2].min(axis=1).argmax()  # no tiny circle

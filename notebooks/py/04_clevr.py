@@ -491,24 +491,14 @@ def decode(model, X):
         return TRAINED[model](torch.as_tensor(X).float() / 255)
 
 
-def brighter(elements):
-    """Elements [..., 3, H, W], each by its greatest value and the square root; what paints nothing stays black."""
-    greatest = elements.amax(dim=(-3, -2, -1), keepdim=True)
-    return (elements / greatest.clamp(min=0.05)).sqrt()
-
-
-def colourful(image):
-    return (image.amax(dim=1) - image.amin(dim=1))[torch.from_numpy(visible.any(1))].mean()
-
-
 OUT, MAIN = {model: decode(model, data.images) for model in SHOWN}, {}
-coarse = {m: F.max_pool2d(OUT[m].elements[:10].flatten(1, 2), 2).unflatten(1, (16, 3)) for m in SHOWN}  # to be legible
 with plt.rc_context({"figure.dpi": 60}):
     for five in (slice(0, 5), slice(5, 10)):
-        drawn = {m: (OUT[m].image[five], brighter(coarse[m][five])) for m in SHOWN}
-        fig = plots.samples(data.images[five] / 255, drawn)
+        coarse = {m: F.max_pool2d(OUT[m].elements[five].flatten(1, 2), 2).unflatten(1, (16, 3)) for m in SHOWN}
+        drawn = {m: (OUT[m].image[five], plots.brighter(coarse[m])) for m in SHOWN}
+        plots.samples(data.images[five] / 255, drawn)
         plt.show()
-real = torch.from_numpy(visible.any((2, 3)))
+real, inside = torch.from_numpy(visible.any((2, 3))), torch.from_numpy(visible.any(1))
 for model in SHOWN:
     torch.testing.assert_close(OUT[model].elements.sum(dim=1), OUT[model].image)
     light = torch.einsum("bnhw,bkhw->bkn", OUT[model].elements.amax(dim=2), torch.from_numpy(visible).float())
@@ -516,9 +506,10 @@ for model in SHOWN:
     part = (light.amax(dim=2) / light.sum(dim=2).clamp(min=1e-9))[real].mean()
     paints = OUT[model].elements.flatten(2).amax(dim=2) > 0.1  # [60, 16]
     sharers = ((MAIN[model][:, :, None] == MAIN[model][:, None]) & real[:, None]).sum(dim=2)  # itself among them
+    colour, true = ((image.amax(dim=1) - image.amin(dim=1))[inside].mean() for image in (OUT[model].image, Y))
     print(
-        f"{NAMES[model]:8s} colour {colourful(OUT[model].image):.2f} (true {colourful(Y):.2f}); main element:",
-        f"{100 * part:.0f} % of the light, not shared by {100 * (sharers == 1)[real].float().mean():.0f} % of objects",
+        f"{NAMES[model]:8s} colour {colour:.2f} (true {true:.2f}); main element: {100 * part:.0f} % of the light,",
+        f"not shared by {100 * (sharers == 1)[real].float().mean():.0f} % of objects",
     )
     print(
         f"         elements that paint: {paints.float().sum(dim=1).mean():.1f} a scene",
@@ -539,7 +530,7 @@ with plt.rc_context({"figure.dpi": 72}):
         b, model = int(np.argmax(data.counts == (5, 8)[at // 2])), SHOWN[at % 2]
         image, elements = OUT[model].image[b], OUT[model].elements[b]
         whose = plots.tint(elements)[1]
-        pictures = (data.images[b] / 255, image, (whose / whose.max()) ** 0.5, plots.sheet(brighter(elements), 8))
+        pictures = (data.images[b] / 255, image, (whose / whose.max()) ** 0.5, plots.sheet(plots.brighter(elements), 8))
         for ax, picture, name in zip(line, pictures, ("input", "painted", "by whom", "the 16 elements"), strict=True):
             plots.show(ax, picture, "" if at else name)
         line[0].set_ylabel(NAMES[model], color=COLOURS[model])

@@ -212,7 +212,8 @@ heads += ["constant: published", "lenient", "strict", "dedup"]
 lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * 8]
 for game, name in GAMES.items():
     for h in HORIZONS:
-        keys = [f"{key}.step{h}" for key in ("distinct", "ceiling", "reach", "h1", "lenient.h1", "strict.h1", "dedup.h1")]
+        rules = [f"{rule}h1" for rule in ("", "lenient.", "strict.", "dedup.")]
+        keys = [f"{key}.step{h}" for key in ("distinct", "ceiling", "reach", *rules)]
         numbers = [ours(game, "constant", key)[0] for key in keys]
         assert numbers[3] == numbers[4] == 100 and numbers[6] == 0
         lines.append(f"| {name} | {h} | " + " | ".join(f"{v:.1f}" for v in numbers) + " |")
@@ -390,7 +391,8 @@ def table(task, rule):
         name = NAMES[kind] + (f" (K = {slots})" if slots else "")
         found = [r for r in RECORDS[task] if r["model"] == model]
         if model in paper:
-            yield f"| {name}, paper | 5 | | " + " | ".join(f"{paper[model][key.removeprefix(rule)]}" for key, _ in keys) + " |"
+            numbers = [str(paper[model][key.removeprefix(rule)]) for key, _ in keys]
+            yield f"| {name}, paper | 5 | | " + " | ".join(numbers) + " |"
         if found:
             minutes = np.mean([r["history"][-1]["core_seconds"] for r in found]) / 60
             cells = [results.mean_sd(ours(task, model, key)).replace(" ", "\u00a0") for key, _ in keys]

@@ -46,6 +46,15 @@ def test_element_colours_differ():
     assert distance[~np.eye(16, dtype=bool)].min() > 0.05
 
 
+def test_brighter_takes_each_image_by_itself_and_leaves_black():
+    images = np.zeros((3, 3, 2, 2))
+    images[0, 1] = [[0.4, 0.1], [0.0, 0.0]]
+    images[1, 0, 0, 0] = 0.0125  # a trace: a quarter of what counts as a greatest value
+    found = plots.brighter(images)
+    np.testing.assert_allclose(found[0, 1], [[1, 0.5], [0, 0]])
+    assert found[1, 0, 0, 0] == 0.5 and found[2].max() == 0
+
+
 def test_sheet_places_images_row_by_row_between_lines():
     images = np.arange(6)[:, None, None, None] / 10 * np.ones((6, 3, 4, 5))
     page = plots.sheet(images, 3, gap=1, frame=1.0)
