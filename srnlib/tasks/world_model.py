@@ -166,7 +166,7 @@ class WorldModels(Task):
             copies = torch.bincount(true)[true]
             found |= {f"distinct.step{h}": 100 * len(targets) / len(every)}
             found |= {f"ceiling.step{h}": 100 * float((copies == 1).double().mean())}
-            found |= {f"reach.step{h}": 100 * largest_groups(true.cpu(), copy) / len(every)}
+            found |= {f"reach.step{h}": ranking.reach(true.cpu(), copy)}
         found["dedup.mrr.mean"] = float(np.mean([found[f"dedup.mrr.step{h}"] for h in HORIZONS]))
         return found | {name: float(torch.cat(values).mean()) for name, values in refined.items()}
 
@@ -176,13 +176,6 @@ class WorldModels(Task):
         for split in DATA_SEED if self.atari else ():
             self.episodes(settings, split)
         return {"generator": f"srnlib.data.{'atari' if self.atari else 'shapes'}.generate", **sets}
-
-
-def largest_groups(true: Tensor, way: Tensor) -> int:
-    """Of the queries `[Q]` of each target, the most that went one way; summed over the targets."""
-    places, group = ranking.distinct(torch.stack([true, way], dim=1))
-    size = torch.bincount(group)
-    return int(size.new_zeros(int(true.max()) + 1).scatter_reduce(0, true[places], size, "amax").sum())
 
 
 def see_distinct(

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srnlib.ranking import Ranks, distinct, ranks, scores
+from srnlib.ranking import Ranks, distinct, ranks, reach, scores
 
 
 def brute(predicted, targets, true):
@@ -71,6 +71,15 @@ def test_published_is_what_the_program_of_cswm_computes():
     expected = [1 + int((np.argsort(row, kind="stable") == 0).argmax()) for row in table]
     found = ranks(predicted, targets, true)
     assert found.published.tolist() == expected and expected != found.lenient.tolist()
+
+
+def test_reach_is_the_share_of_the_largest_groups():
+    """Eight queries: target 0 by ways a, a, b; 1 by a, c; 2 by d, d, d: the largest groups are 2, 1 and 3."""
+    true, way = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2]), torch.tensor([0, 0, 1, 0, 2, 3, 3, 3])
+    assert reach(true, way) == 100 * 6 / 8
+    targets = torch.tensor([[0.0], [10.0], [20.0]])
+    predicted = targets[true] + 0.1 + 0.01 * way[:, None]  # the smaller the way the nearer
+    assert scores(ranks(predicted, targets, true).published)["h1"] == reach(true, way)
 
 
 def test_nothing_to_rank():
