@@ -91,7 +91,7 @@ def distinct(items: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def reach(true: Tensor, way: Tensor) -> float:
-    """The greatest `h1` by the published rule of a model that predicts the same only for queries of one way, in percent.
+    """The greatest published `h1`, in percent, of a model that predicts the same only for queries of one way.
 
     Predictions of one target that differ compete for it, and only those of one way can be nearest.
 
