@@ -608,10 +608,9 @@ plt.show()
 
 # %%
 print("seed   inner loss before -> after    moved   collapsed")
-for record in RECORDS["srn"]:
-    m = record["metrics"]
+for seed, m in ((record["seed"], record["metrics"]) for record in RECORDS["srn"]):
     change = f"{m['inner.first']:10.1f} -> {m['inner.last']:<12.1f}"
-    print(f"{record['seed']:4d}   {change} {m['moved']:8.2f}   {bool(m['collapsed'])}")
+    print(f"{seed:4d}   {change} {m['moved']:8.2f}   {bool(m['collapsed'])}")
 
 srn, trained_for = TRAINED["srn"], TRAINED["srn"].refiner.steps
 batch, rows, counts = circles.generate(100, seed=2_000_003, count=3)

@@ -530,6 +530,11 @@ for kind in kinds:
 display(Markdown("\n".join(lines)))
 
 # %% [markdown]
+# **No, they do not, and the refiner does not help.** By their means RN withstands more turns than RN + SRN on both
+# kinds of scenes, the reverse of the paper; on synthetic scenes both are below the guesser. But the seeds of RN differ
+# far more than those of RN + SRN, from as robust as the paper's SRN on dataset scenes to as its RN, so three do not
+# rank the models.
+#
 # > "In order to verify that robustness is not simply a result of better overall performance, we evaluate the SRN at
 # > an early stage of training [...]. At this point, the SRN's relational accuracy is lower than the RN accuracy at
 # > the end of training (93.7% vs. 95.1% respectively). Still, the SRN performs better on both the synthetic and
