@@ -79,9 +79,9 @@ class WorldModels(Task):
         pair = (f"cswm_k{slots[0]}", f"srn_k{slots[0]}")
         both = [f"{rule}h1.step{h}" for h in (1, 10) for rule in ("", "lenient.")]
         self.headline = dict.fromkeys(both, pair) if self.atari else {}
-        rules = {"": ", as published", "lenient.": ", as written", "strict.": ", ties lost", "dedup.": ", distinct targets"}
+        rules = {"": "as published", "lenient.": "as written", "strict.": "ties lost", "dedup.": "distinct targets"}
         self.rows = {
-            f"{rule}{metric}.step{h}": f"{h} step{'s' if h > 1 else ''}: {label}, %{says}"
+            f"{rule}{metric}.step{h}": f"{h} step{'s' if h > 1 else ''}: {label}, %, {says}"
             for rule, says in rules.items()
             for h in HORIZONS
             for metric, label in (("h1", "H@1"), ("mrr", "MRR"))
