@@ -347,8 +347,7 @@ for r in results.load("sort_of_clevr", "rn"):
 #
 # The two models that the paper lacks, one seed each: *RN, wide* is level with both, so with these trainings neither the
 # refiner nor more parameters bring a gain. *RN + SRN, detached* is the way of the paper's released code. In this time
-# it hardly leaves the plateau: no answer teaches its cells, only H_agg and z learn, and so the perceptual stage learns
-# by z alone.
+# it hardly leaves the plateau: the answers teach the perceptual stage through z alone.
 #
 # What is easy? A model that counts rectangles and circles, but binds no shape to a colour or a place, always gives the
 # commoner shape and its number. That is the plateau; accuracy is worth something only above it.
