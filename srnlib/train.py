@@ -54,7 +54,7 @@ def train(
     loop.seed_everything(run.seed)
     module = run.task.build(run.model, run.settings)
     optimizer, progress = loop.new_optimizer(module, run.settings), loop.Progress()
-    identity = _identity(run) | {"config": run.config, "precision": precision, "processes": on.num_processes}
+    identity = _identity(run) | {"config": run.config} | ways
     best: dict[str, torch.Tensor] = {}  # the weights of the best row, if the task selects
     if run.state.exists() and not force:
         progress = _restore(run, identity, module, optimizer, best)

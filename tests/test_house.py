@@ -121,3 +121,13 @@ def test_make_refuses_an_old_or_missing_python(tmp_path: Path):
         assert result.returncode != 0
         assert message in result.stdout
     assert not (tmp_path / "venv").exists()
+
+
+def test_submodules_are_there_without_a_further_import():
+    code = """
+import srnlib
+assert srnlib.data.circles.generate(1, 0)[0].shape == (1, 3, 64, 64) and callable(srnlib.metrics.decomposed)
+for package in (srnlib, srnlib.data):
+    assert not hasattr(package, "nothing") and not hasattr(package, "_nothing")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -154,10 +154,10 @@ class WorldModels(Task):
         state, actions = seen[whose], torch.from_numpy(episodes.actions).to(device)
         for h in range(1, max(HORIZONS) + 1):
             state = module.step(state, actions[:, h - 1])
-            first, copy = ranking.distinct(torch.cat([whose[:, None], actions[:, :h]], dim=1))
-            state = state[first][copy]  # what began and went on alike is one prediction, to the bit
             if h not in HORIZONS:
                 continue
+            first, copy = ranking.distinct(torch.cat([whose[:, None], actions[:, :h]], dim=1))
+            state = state[first][copy]  # what began and went on alike is one prediction, to the bit
             targets, true = see_distinct(module, episodes.observe(every, h), device, refined)
             ranks = ranking.ranks(state.flatten(1), targets.flatten(1), true)
             for rule, rank in ranks._asdict().items():
