@@ -14,7 +14,8 @@ import torch
 from _clock import milliseconds
 from torch.nn.functional import linear
 
-from srnlib.models.relation_network import RelationNetwork, sum_over_pairs
+from srnlib.models.pair_sum import sum_over_pairs
+from srnlib.models.relation_network import RelationNetwork
 
 ELEMENTS, DIM, QUESTION = 25, 26, 11
 

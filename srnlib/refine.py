@@ -1,4 +1,4 @@
-"""Algorithm 1: refine a proposed set until it encodes to the input's embedding. Imports only torch.
+"""Algorithm 1: refine a proposed set until it encodes to the input's embedding. Needs only torch.
 
 `min over S of ||H_agg(S) - z||^2`, by a fixed number of gradient steps from `S0`, differentiable end to end.
 """
@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from numbers import Integral, Real
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from srnlib._refine_checks import check_inputs, check_set, check_settings, explain, shape
 
 SetFunction = Callable[[Tensor], Tensor]
 
@@ -66,7 +67,7 @@ def refine(
         TypeError: If `S0` or `z` is no floating-point tensor, or H_agg cannot be called.
         ValueError: If a shape, dtype, device or setting does not fit, a value is not finite, or H_agg ignores its set.
     """
-    _check_set(S0)
+    check_set(S0)
     parts, trace = _descend(
         (S0,), z, H_agg, steps=steps, inner_lr=inner_lr, momentum=momentum, grad=grad, detach_init=detach_init
     )
@@ -83,7 +84,7 @@ class SetRefiner(nn.Module):
 
     def __init__(self, H_agg, *, steps, inner_lr, momentum=0.0, grad="unroll", detach_init=False):
         super().__init__()
-        _check_settings(H_agg, steps, inner_lr, momentum, grad)
+        check_settings(H_agg, steps, inner_lr, momentum, grad)
         self.H_agg, self.steps, self.inner_lr, self.momentum = H_agg, steps, inner_lr, momentum
         self.grad, self.detach_init = grad, detach_init
 
@@ -110,18 +111,18 @@ class GraphRefiner(SetRefiner):
 
     def forward(self, nodes0: Tensor, edges0: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Trace]:
         """Refines nodes `[B, N, D]` and edges `[B, N, N, K]`; returns both and the `Trace`."""
-        _check_set(nodes0, "nodes0")
+        check_set(nodes0, "nodes0")
         b, n = nodes0.shape[:2]
         if not isinstance(edges0, Tensor) or edges0.dim() != 4 or edges0.shape[:3] != (b, n, n):
-            raise ValueError(f"edges0 must be [B, N, N, K] = [{b}, {n}, {n}, K] to fit nodes0, got {_shape(edges0)}")
+            raise ValueError(f"edges0 must be [B, N, N, K] = [{b}, {n}, {n}, K] to fit nodes0, got {shape(edges0)}")
         (nodes, edges), trace = _descend((nodes0, edges0), z, self.H_agg, **self.settings())
         return nodes, edges, trace
 
 
 def _descend(parts0, z, H_agg, *, steps, inner_lr, momentum, grad, detach_init):
     """The inner loop over one or more tensors (`parts`) that H_agg takes together."""
-    mode, k = _check_settings(H_agg, steps, inner_lr, momentum, grad)
-    _check_inputs(parts0, z)
+    mode, k = check_settings(H_agg, steps, inner_lr, momentum, grad)
+    check_inputs(parts0, z)
     steps = int(steps)  # of numpy, for one
     outer = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
     if detach_init:
@@ -189,21 +190,11 @@ def _inner_loss(H_agg, parts, z) -> Tensor:
     try:
         encoded = H_agg(*parts)
     except RuntimeError as error:
-        _explain(H_agg, parts[0], error)
+        explain(H_agg, parts[0], error)
         raise
     if not isinstance(encoded, Tensor) or encoded.shape != z.shape:
-        raise ValueError(f"H_agg returned {_shape(encoded)} but z is {_shape(z)}: both must be [B, E]")
+        raise ValueError(f"H_agg returned {shape(encoded)} but z is {shape(z)}: both must be [B, E]")
     return (encoded - z).square().sum(dim=1)
-
-
-def _explain(H_agg, S, error) -> None:
-    """Raises a clearer error if the one of H_agg may be due to parameters that do not go with the set."""
-    for name, p in H_agg.named_parameters() if isinstance(H_agg, nn.Module) else ():
-        if torch.is_inference(p):
-            raise ValueError("H_agg was made in torch.inference_mode(): make it outside, or in no_grad()") from error
-        if (p.dtype, p.device) != (S.dtype, S.device):
-            here = f"the set is {S.dtype} on {S.device}, H_agg's {name} {p.dtype} on {p.device}: use H_agg.to(S0)"
-            raise ValueError(f"{here} ({error})") from error
 
 
 def _slope(loss, parts, create_graph) -> tuple[Tensor, ...]:
@@ -217,57 +208,3 @@ def _slope(loss, parts, create_graph) -> tuple[Tensor, ...]:
 
 def _norm(parts) -> Tensor:
     return torch.stack([p.flatten(1).square().sum(dim=1) for p in parts]).sum(dim=0).sqrt()
-
-
-def _shape(t):
-    return list(t.shape) if isinstance(t, Tensor) else _kind(t)
-
-
-def _kind(t):
-    return t.dtype if isinstance(t, Tensor) else type(t).__name__
-
-
-def _check_settings(H_agg, steps, inner_lr, momentum, grad) -> tuple[str, int | None]:
-    """Validates H_agg and the loop's settings; returns the gradient mode and its number (None: not given)."""
-    if not callable(H_agg):
-        raise TypeError(f"H_agg must be a module or a function that encodes a set, got {_kind(H_agg)}")
-    if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 0:
-        raise ValueError(f"steps must be a whole number >= 0, got {steps!r}")
-    if not _is_number(inner_lr) or not 0 < inner_lr < float("inf"):
-        raise ValueError(f"inner_lr must be positive and finite, got {inner_lr!r}")
-    if not _is_number(momentum) or not 0 <= momentum < 1:
-        raise ValueError(f"momentum must be in [0, 1), got {momentum!r}")
-    mode, _, number = str(grad).partition(":")
-    k = int(number) if number.isdecimal() and int(number) > 0 else None
-    known = {"unroll": grad == "unroll", "truncate": k is not None, "implicit": k is not None or grad == "implicit"}
-    if not known.get(mode):
-        raise ValueError(f"grad must be 'unroll', 'truncate:k', 'implicit' or 'implicit:k' with k >= 1, got {grad!r}")
-    return mode, k
-
-
-def _is_number(value) -> bool:
-    """Whether it is a real number, or a tensor of no dimension (it may be learned), and no bool."""
-    if isinstance(value, Tensor):
-        return value.dim() == 0 and value.is_floating_point()
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def _check_set(S0, name="S0") -> None:
-    if not isinstance(S0, Tensor) or not S0.is_floating_point():
-        raise TypeError(f"{name} must be a floating-point tensor [B, N, D], got {_kind(S0)}")
-    if S0.dim() != 3:
-        raise ValueError(f"{name} must be [B, N, D], got {_shape(S0)}")
-    if 0 in S0.shape:
-        raise ValueError(f"{name} has a zero size, {_shape(S0)}: a set needs at least one element, each one dimension")
-
-
-def _check_inputs(parts, z) -> None:
-    if not isinstance(z, Tensor) or not z.is_floating_point():
-        raise TypeError(f"z must be a floating-point tensor [B, E], got {_kind(z)}")
-    if z.dim() != 2 or z.shape[0] != parts[0].shape[0] or z.shape[1] == 0:
-        raise ValueError(f"z must be [B, E] with B = {parts[0].shape[0]} as in the set, got {_shape(z)}")
-    for t in (*parts, z):
-        if (t.dtype, t.device) != (z.dtype, z.device):
-            raise ValueError(f"set and z differ: {t.dtype} on {t.device}, {z.dtype} on {z.device}: use set.to(z)")
-        if not bool(torch.isfinite(t).all()):
-            raise ValueError("the set or z holds NaN or infinity: the model diverged, or its input is not finite")

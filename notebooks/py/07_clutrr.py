@@ -68,7 +68,8 @@ from srnlib import loop, plots, refine, results
 from srnlib.data.clutrr import generate
 from srnlib.data.clutrr_kinship import COMPOSE, COUPLES, PARENTS, TARGETS, answers
 from srnlib.data.clutrr_text import parse, tokens
-from srnlib.models.language import PairReasoner, StoryEncoder, one_padding
+from srnlib.models.language import PairReasoner, one_padding
+from srnlib.models.story_encoder import StoryEncoder
 from srnlib.runs import Run
 from srnlib.tasks import TASKS
 from srnlib.tasks.clutrr import evaluation_set, refined

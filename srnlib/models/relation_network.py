@@ -9,11 +9,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
+from srnlib.models.pair_sum import sum_over_pairs
 from srnlib.refine import SetRefiner, Trace, refine
-
-CACHE = 2**17  # floats of one layer worked on together: half a megabyte, so that a few layers stay in L2
 
 
 class Answers(NamedTuple):
@@ -144,67 +142,6 @@ class RelationNetwork(nn.Module):
         if self.norm is not None:
             total = self.norm(total / n**2)
         return self.f(total).unflatten(0, (b, q))
-
-
-def sum_over_pairs(left: Tensor, right: Tensor, layers: nn.ModuleList) -> Tensor:
-    """Sum over all i, j of MLP(relu(left_i + right_j)), every layer followed by ReLU, a block of pairs at a time.
-
-    A block stays in the cache through all layers and is forgotten; the backward pass computes it again. That costs a
-    third more arithmetic, and saves the main memory the N^2 activations a question, which took longer.
-
-    Args:
-        left, right: `[K, N, width]`, one row a question.
-        layers: Linear layers, width to width.
-
-    Returns:
-        `[K, width]`. It can be differentiated once.
-    """
-    questions = max(1, CACHE // (left.shape[1] ** 2 * left.shape[2])) if left.device.type == "cpu" else 64
-    parameters = [p for layer in layers for p in (layer.weight, layer.bias)]
-    left, right = (half.to(parameters[0].dtype if parameters else half.dtype) for half in (left, right))
-    with torch.autocast(left.device.type, enabled=False):  # a sum of hundreds of terms is not for bf16
-        return _SumOverPairs.apply(questions, left, right, *parameters)
-
-
-class _SumOverPairs(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, size, left, right, *parameters):
-        ctx.size = size
-        ctx.save_for_backward(left, right, *parameters)
-        sums = []
-        for l, r in zip(left.split(size), right.split(size), strict=True):
-            for h in _activations(l, r, parameters):
-                last = h
-            sums.append(last.unflatten(0, (len(l), -1)).sum(dim=1))
-        return torch.cat(sums)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, above):
-        left, right, *parameters = ctx.saved_tensors
-        weights, grads = parameters[::2], [torch.zeros_like(p) for p in parameters]
-        lefts, rights, n = [], [], left.shape[1]
-        for l, r, g in zip(left.split(ctx.size), right.split(ctx.size), above.split(ctx.size), strict=True):
-            h = list(_activations(l, r, parameters))
-            g = g.unsqueeze(1).expand(-1, n * n, -1).flatten(0, 1)
-            for at in range(len(weights) - 1, -1, -1):
-                g = torch.ops.aten.threshold_backward(g, h[at + 1], 0)
-                grads[2 * at].addmm_(g.t(), h[at])
-                grads[2 * at + 1] += g.sum(dim=0)
-                g = g @ weights[at]
-            g = torch.ops.aten.threshold_backward(g, h[0], 0).view(len(l), n, n, -1)
-            lefts.append(g.sum(dim=2))
-            rights.append(g.sum(dim=1))
-        return None, torch.cat(lefts), torch.cat(rights), *grads
-
-
-def _activations(left, right, parameters):
-    """After each layer `[K N N, width]`, the first of them relu(left_i + right_j)."""
-    h = (left.unsqueeze(2) + right.unsqueeze(1)).relu_().flatten(0, 2)
-    yield h
-    for weight, bias in zip(parameters[::2], parameters[1::2], strict=True):
-        h = torch.addmm(bias, h, weight.t()).relu_()
-        yield h
 
 
 class VisualReasoner(nn.Module):

@@ -20,7 +20,8 @@ from srnlib.data.clutrr_kinship import TARGETS
 from srnlib.data.clutrr_release import HELP, Story, load
 from srnlib.data.clutrr_text import TEMPLATES
 from srnlib.data.clutrr_tokens import FIRST_PERSON, FIRST_WORD, PEOPLE, encode, for_validation, vocabulary
-from srnlib.models.language import Answer, PairReasoner, StoryEncoder, StoryModel, TripleEncoder
+from srnlib.models.language import Answer, PairReasoner, StoryModel, TripleEncoder
+from srnlib.models.story_encoder import StoryEncoder
 from srnlib.refine import GraphRefiner
 from srnlib.results import data_dir
 from srnlib.set_encoders import GraphEncoder, SetEncoder

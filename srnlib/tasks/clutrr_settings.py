@@ -13,7 +13,7 @@ class ClutrrSettings(InnerLoop, Settings):
     """Settings of CLUTRR.
 
     Attributes:
-        embed_dim, hidden, layers, dropout, read_story: Of the LSTM, see `srnlib.models.language.StoryEncoder`.
+        embed_dim, hidden, layers, dropout, read_story: Of the LSTM, see `srnlib.models.story_encoder.StoryEncoder`.
         original: Whether word vectors, dropout and the padding of `rn` are as published, see `StoryEncoder` and
             `StoryModel` there.
         reason: Width of the relation network's g.

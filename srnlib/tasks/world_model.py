@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from srnlib import ranking, results
 from srnlib.data import atari, shapes
+from srnlib.models.object_extractor import ObjectExtractor
 from srnlib.models.world_model import (
     Constant,
-    ObjectExtractor,
     Transition,
     WorldModel,
     contrastive_loss,

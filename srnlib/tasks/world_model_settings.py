@@ -25,7 +25,7 @@ class WorldModelSettings(InnerLoop, Settings):
 
     Attributes:
         slots, state_dim: K and D.
-        width, first, second: Of the extractor, see `srnlib.models.world_model.ObjectExtractor`.
+        width, first, second: Of the extractor, see `srnlib.models.object_extractor.ObjectExtractor`.
         leak: Slope of its leaky ReLU below 0.
         original_start: Whether the weights start as those of the code of C-SWM, see there.
         hidden: Width of the MLPs of C-SWM.

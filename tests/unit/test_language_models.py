@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from srnlib.models.language import PairReasoner, StoryEncoder, StoryModel, TripleEncoder
+from srnlib.models.language import PairReasoner, StoryModel, TripleEncoder
+from srnlib.models.story_encoder import StoryEncoder
 from srnlib.tasks.clutrr import ClutrrSettings, clutrr_generated
 
 MODELS = clutrr_generated.models

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from srnlib import SetEncoder, SetRefiner
-from srnlib.models import relation_network
-from srnlib.models.relation_network import CellEncoder, RelationNetwork, VisualReasoner, sum_over_pairs
+from srnlib.models import pair_sum
+from srnlib.models.pair_sum import sum_over_pairs
+from srnlib.models.relation_network import CellEncoder, RelationNetwork, VisualReasoner
 from srnlib.tasks import TASKS
 
 
@@ -33,7 +34,7 @@ def plain(relations, S, questions):
 @pytest.mark.parametrize("conditioned", [False, True])
 @pytest.mark.parametrize("cache", [1, 700, 2**17])  # blocks of one question, of a few with a rest, of all
 def test_fast_formulation_equals_the_plain_one_with_all_gradients(monkeypatch, cache, conditioned):
-    monkeypatch.setattr(relation_network, "CACHE", cache)
+    monkeypatch.setattr(pair_sum, "CACHE", cache)
     torch.manual_seed(0)
     relations = RelationNetwork(
         5, 3, 4, width=6, layers=4, hidden=7, dropout=0.0, conditioned=conditioned, question_scale=2.0

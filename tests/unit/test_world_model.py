@@ -5,10 +5,9 @@ import pytest
 import torch
 from torch import nn
 
+from srnlib.models.object_extractor import Background, ObjectExtractor
 from srnlib.models.world_model import (
-    Background,
     Constant,
-    ObjectExtractor,
     Transition,
     WorldModel,
     contrastive_loss,
