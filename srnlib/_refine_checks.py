@@ -47,7 +47,7 @@ def check_set(S0, name="S0") -> None:
     if S0.dim() != 3:
         raise ValueError(f"{name} must be [B, N, D], got {shape(S0)}")
     if 0 in S0.shape:
-        raise ValueError(f"{name} has a zero size, {shape(S0)}: a set needs at least one element, each one dimension")
+        raise ValueError(f"{name} has a zero size, {shape(S0)}: it needs at least one example, element and dimension")
 
 
 def check_inputs(parts, z) -> None:

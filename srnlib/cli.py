@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -59,7 +58,7 @@ def train(
 ) -> None:
     """Train a model, evaluate it, and write checkpoint and record.
 
-    Interrupted in any way, the same command goes on where it was. On several processes:
+    Interrupted in any way, the same command goes on where it was (with --force it starts again). On several processes:
     `accelerate launch --num_processes 2 -m srnlib train ...` or `torchrun --nproc_per_node 2 -m srnlib train ...`.
     """
     run = _run(task, model, profile, seed, overrides, threads)
@@ -132,8 +131,8 @@ def list_() -> None:
         task = _task(name)
         print(f"{name}\n  models    {', '.join(task.models)}\n  profiles  {', '.join(PROFILES)}")
         for record in _refusing(results.load, name):
-            stem, minutes = Path(record["checkpoint"]).stem, record["history"][-1]["core_seconds"] / 60
-            print(f"  trained   {stem} ({minutes:.1f} core-min)")
+            stem = f"{record['model']}-{record['profile']}-seed{record.get('seed', '?')}"
+            print(f"  trained   {stem} ({record['history'][-1]['core_seconds'] / 60:.1f} core-min)")
         for path in sorted((results.data_dir() / "cache" / "runs" / name).glob("*/state.safetensors")):
             try:
                 _, meta = checkpoints.load_state(path)

@@ -187,9 +187,9 @@ def keep_statistics(module: nn.Module) -> None:
 
 
 def new_optimizer(module: nn.Module, settings: Settings) -> torch.optim.Optimizer:
-    """AdamW; with weight decay 0 it is Adam."""
+    """Adam; its weight decay is an L2 penalty, whose gradient is not clipped."""
     betas = (0.9, settings.beta2)
-    return torch.optim.AdamW(module.parameters(), lr=settings.lr, betas=betas, weight_decay=settings.weight_decay)
+    return torch.optim.Adam(module.parameters(), lr=settings.lr, betas=betas, weight_decay=settings.weight_decay)
 
 
 def evaluate_module(

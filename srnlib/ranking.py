@@ -55,6 +55,8 @@ def ranks(predicted: Tensor, targets: Tensor, true: Tensor, *, block: int = 256)
         raise ValueError(f"true must be 0 to {len(targets) - 1}, got {int(true.min())} to {int(true.max())}")
     if not (torch.isfinite(predicted).all() and torch.isfinite(targets).all()):
         raise ValueError("a predicted state or a target is NaN or infinite: the model diverged")
+    if len(true) and not torch.isfinite((predicted.abs().amax() + targets.abs().amax()).square() * targets.shape[1]):
+        raise ValueError(f"states are too large for their distances in {targets.dtype}: the model diverged")
     copies = torch.bincount(true, minlength=len(targets))
     found = []
     places = torch.arange(len(true), device=true.device)
@@ -91,14 +93,20 @@ def distinct(items: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def reach(true: Tensor, way: Tensor) -> float:
-    """The greatest published `h1`, in percent, of a model that predicts the same only for queries of one way.
+    """The greatest published `h1`, in percent, of a model whose predictions tie only for queries of one way.
 
-    Predictions of one target that differ compete for it, and only those of one way can be nearest.
+    All other predictions of one target compete for it, and one of them is nearest: those of one way win. It bounds no
+    model that has collapsed, so that predictions of several ways are equally near.
 
     Args:
         true: Each query's target, integers `[Q]`.
         way: Each query's way to it (start and actions), integers `[Q]`.
+
+    Raises:
+        ValueError: If there is no query, the shapes differ, or a target is negative.
     """
+    if true.dim() != 1 or true.shape != way.shape or not len(true) or int(true.min()) < 0:
+        raise ValueError(f"true and way must be integers [Q >= 1], not negative, got {true} and {way}")
     places, group = distinct(torch.stack([true, way], dim=1))
     size = torch.bincount(group)
     largest = size.new_zeros(int(true.max()) + 1).scatter_reduce(0, true[places], size, "amax")

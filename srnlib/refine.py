@@ -1,4 +1,4 @@
-"""Algorithm 1: refine a proposed set until it encodes to the input's embedding. Needs only torch.
+"""Algorithm 1: refine a proposed set until it encodes to the input's embedding.
 
 `min over S of ||H_agg(S) - z||^2`, by a fixed number of gradient steps from `S0`, differentiable end to end.
 """
@@ -43,7 +43,8 @@ def refine(
 
     The loss is a sum over the batch, never a mean: an example's steps do not depend on its batch mates. With momentum
     (0.5 in the paper's released code): `v <- momentum v + dL/dS`, `S <- S - inner_lr v`. Inner gradients are computed
-    even under `torch.no_grad()` and `torch.inference_mode()`; the result is then detached.
+    even under `torch.no_grad()` and `torch.inference_mode()`; the result is then detached, as it is where neither S0
+    nor z, H_agg or a rate asks for a gradient.
 
     Args:
         S0: Proposed set `[B, N, D]`.
@@ -148,11 +149,12 @@ def _descend(parts0, z, H_agg, *, steps, inner_lr, momentum, grad, detach_init):
             parts = tuple(p - inner_lr * v for p, v in zip(parts, velocity, strict=True))
             losses.append(loss.detach())
             norms.append((inner_lr * _norm(velocity)).detach())
+        with torch.set_grad_enabled(outer):  # of a set at rest: it tells whether z or anything in H_agg learns
+            last = _inner_loss(H_agg, tuple(p.detach() for p in parts), z)
+        learned = (last, *parts0, *(t for t in (inner_lr, momentum) if isinstance(t, Tensor)))
+        outer = outer and any(t.requires_grad for t in learned)
         if outer and mode == "implicit":
-            parts, last = _implicit(parts, z, H_agg, k or steps, inner_lr, momentum)
-        else:
-            with torch.no_grad():
-                last = _inner_loss(H_agg, parts, z)
+            parts = _implicit(parts, z, H_agg, k or steps, inner_lr, momentum)
     losses.append(last.detach())
     if not outer:
         parts = tuple(p.detach() for p in parts)
@@ -182,7 +184,7 @@ def _implicit(parts, z, H_agg, terms, inner_lr, momentum):
         step.register_hook(solve)
     sizes = [p.numel() for p in at]
     moved = (p.detach() + s.view_as(p) for p, s in zip(at, step.split(sizes), strict=True))
-    return tuple(moved), loss
+    return tuple(moved)
 
 
 def _inner_loss(H_agg, parts, z) -> Tensor:

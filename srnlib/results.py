@@ -68,14 +68,23 @@ def load(task: str, model: str | None = None, profile: str | None = None) -> lis
     """
     records = []
     for path in sorted((data_dir() / "results" / task).glob("*-seed*.json")):
-        try:
-            found = json.loads(path.read_bytes())
-            fits = model in (None, found["model"]) and profile in (None, found["profile"]) and bool(found["metrics"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is not a record of a run: restore it (git restore) or delete it") from error
-        if fits:
+        found = read(path)
+        if found is None:
+            raise ValueError(f"{path} is not a record of a run: restore it (git restore) or delete it")
+        if model in (None, found["model"]) and profile in (None, found["profile"]) and found["metrics"]:
             records.append(found)
     return records
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """The record of a run that a file holds; None if it holds something else."""
+    kinds = {"model": str, "profile": str, "metrics": dict, "history": list}
+    try:
+        found = json.loads(path.read_bytes())
+        rows = found["history"] if all(isinstance(found[name], kind) for name, kind in kinds.items()) else []
+        return found if rows and all(row["core_seconds"] >= 0 for row in rows) else None
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def table(task: Task, profile: str = "laptop", names: dict[str, str] | None = None) -> str:

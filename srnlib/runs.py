@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import re
@@ -95,10 +94,9 @@ class Run:
         """
         if not self.result.exists():
             raise RunError(f"{self.result} does not exist: train the run first ({self.command()})")
-        with contextlib.suppress(ValueError):  # no JSON
-            match json.loads(self.result.read_bytes()):
-                case {"config": {}, "history": [_, *_], "checkpoint_sha256": str()} as known:
-                    return known
+        known = results.read(self.result)
+        if known and isinstance(known.get("config"), dict) and isinstance(known.get("checkpoint_sha256"), str):
+            return known
         raise RunError(
             f"{self.result} is truncated or foreign, not the record of a run: restore it (git restore), "
             "or delete it and train again, as --force does"

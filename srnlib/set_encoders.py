@@ -37,8 +37,9 @@ class FSPool(nn.Module):
         if mask is None:
             rank = (place / max(x.shape[1] - 1, 1)).to(self.weight.dtype)
             return (largest_first(x) * self.weights_at(rank)).sum(dim=1)
-        if mask.shape != x.shape[:2] or mask.dtype != torch.bool:
-            raise ValueError(f"mask must be bool {list(x.shape[:2])}, got {mask.dtype} {list(mask.shape)}")
+        if not isinstance(mask, Tensor) or mask.shape != x.shape[:2] or mask.dtype != torch.bool:
+            found = f"{mask.dtype} {list(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+            raise ValueError(f"mask must be a tensor of bool {list(x.shape[:2])}, got {found}")
         if not bool(mask.any(dim=1).all()):
             raise ValueError("a set has no element: mask needs at least one True a row")
         count = mask.sum(dim=1, keepdim=True)

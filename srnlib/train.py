@@ -14,7 +14,7 @@ from torch import nn
 from srnlib import checkpoints, loop, results
 from srnlib.files import write_json
 from srnlib.runs import Run, RunError
-from srnlib.tasks import Task
+from srnlib.tasks import Settings, Task
 
 
 def train(
@@ -35,7 +35,7 @@ def train(
         run: What to train.
         device, precision: See `srnlib.loop.accelerator`.
         save_minutes: Time between two saved states.
-        force: Start again, whatever there is.
+        force: Start again, whatever there is. Record and checkpoint stay until the new ones are there.
         show: Print progress.
 
     Returns:
@@ -48,7 +48,7 @@ def train(
     """
     on = loop.accelerator(device, precision)
     ways = {"precision": precision, "processes": on.num_processes}
-    if run.result.exists() and not force:
+    if run.result.exists() and not run.state.exists() and not force:
         return _finished(run, ways, show and on.is_main_process)
     made = results.environment()  # now: the code may change while it trains
     loop.seed_everything(run.seed)
@@ -62,8 +62,7 @@ def train(
             print(f"{run.task.name} {run.stem}: going on from step {progress.step} of {run.settings.steps}")
     on.wait_for_everyone()  # all have looked at the files before the main process changes one
     if force and on.is_main_process:
-        run.result.unlink(missing_ok=True)
-        run.state.unlink(missing_ok=True)
+        run.state.unlink(missing_ok=True)  # the record stays until another takes its place
 
     def save() -> None:
         tensors = {f"model.{name}": t for name, t in module.state_dict().items()}
@@ -90,6 +89,11 @@ def load_module(run: Run, device: str | torch.device = "cpu") -> nn.Module:
     Raises:
         CheckpointError: If there is no such checkpoint, or it is damaged or not of this model.
     """
+    return _trained(run, device)[0]
+
+
+def _trained(run: Run, device: str | torch.device) -> tuple[nn.Module, Settings]:
+    """What `load_module` gives, and the settings it was trained with."""
     _, meta = checkpoints.load(run.checkpoint)
     _of_this(run, meta)
     known = run.completed(meta["config"])
@@ -98,9 +102,14 @@ def load_module(run: Run, device: str | torch.device = "cpu") -> nn.Module:
             f"{run.checkpoint} was trained with another version's settings (they differ in "
             f"{', '.join(sorted(known.keys() ^ run.config.keys()))}): use that version, or train it again"
         )
-    module = run.task.build(run.model, dataclasses.replace(run.settings, **known))
+    try:
+        settings = dataclasses.replace(run.settings, **known)
+        module = run.task.build(run.model, settings)
+    except (TypeError, ValueError) as error:
+        wrong = f"the side file of {run.checkpoint} has settings that make no sense ({error})"
+        raise checkpoints.CheckpointError(f"{wrong}: restore both files, or train again with --force") from error
     checkpoints.load_into(module, run.checkpoint)
-    return module.to(device).eval()
+    return module.to(device).eval(), settings
 
 
 def evaluate(run: Run, *, device: str = "auto", write: bool = False) -> dict[str, float]:
@@ -119,8 +128,8 @@ def evaluate(run: Run, *, device: str = "auto", write: bool = False) -> dict[str
     if write:
         _belongs(run, known)
     where = loop.accelerator(device).device
-    module, started = load_module(run, where), time.perf_counter()
-    metrics = loop.evaluate_module(run.task, module, run.settings, where, "test")
+    (module, settings), started = _trained(run, where), time.perf_counter()
+    metrics = loop.evaluate_module(run.task, module, settings, where, "test")
     if write:
         spent = round(time.perf_counter() - started, 2)
         told = _told_by_history(run.task, known["history"])
@@ -143,7 +152,9 @@ def _of_this(run: Run, meta: dict[str, Any]) -> None:
 
 
 def _belongs(run: Run, known: dict[str, Any]) -> None:
-    """Refuse a record and a checkpoint that are not of one training."""
+    """Refuse a record without its checkpoint, or with that of another training."""
+    if not run.checkpoint.exists():  # not all are shipped, see data/README.md
+        raise RunError(f"{run.result} is there, but {run.checkpoint} is not: --force trains it again")
     _, meta = checkpoints.load(run.checkpoint)
     if meta["sha256"] != known["checkpoint_sha256"]:
         raise RunError(f"{run.result} and {run.checkpoint} are not of the same training: restore both, or use --force")

@@ -88,7 +88,9 @@ def load(path: str | Path) -> dict[str, list[Story]]:
             if len(found) != rows:
                 raise ValueError(f"{root / name} has {len(found)} stories instead of {rows}; is it cut off? {HELP}")
             stories["train" if name.endswith("_train.csv") else "test"] += found
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+    except FileNotFoundError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError, RuntimeError) as error:
         raise ValueError(f"{path} is not a zip file or is cut off or damaged ({error}). {HELP}") from None
     return stories
 
@@ -137,8 +139,8 @@ def _read(file: TextIO, name: str) -> list[Story]:
 
 def _from_row(row: dict[str, str]) -> Story:
     """A row as a story; its lists are read by patterns, as `ast.literal_eval` would double the time."""
-    people = dict(person.split(":") for person in row["genders"].split(","))
-    number = {name: i for i, name in enumerate(people)}
+    names, sexes = zip(*(person.split(":") for person in row["genders"].split(",")), strict=True)
+    number = {name: i for i, name in enumerate(names)}
 
     def numbered(text: str) -> str:
         return re.sub(r"\[([^\]]*)\]", lambda name: f"@{number[name[1]]}", text)
@@ -152,8 +154,8 @@ def _from_row(row: dict[str, str]) -> Story:
         id=row["id"],
         split=row["task_split"],
         k=int(row["task_name"].removeprefix("task_1.")),
-        names=tuple(people),
-        sexes=tuple(people.values()),
+        names=names,
+        sexes=sexes,
         sentences=_sentences(numbered(row["story"])),
         ordered=_sentences(numbered(row["clean_story"])),
         query=(number[a], number[b]),
@@ -164,6 +166,8 @@ def _from_row(row: dict[str, str]) -> Story:
         nodes=tuple(int(node) for node in re.findall(r"(\d+):", row["node_mapping"])),
     )
     _check(story)
+    if row["f_comb"] != "-".join(story.pattern):
+        raise ValueError(f"edge_types are {story.pattern}, f_comb is {row['f_comb']!r}")
     return story
 
 
@@ -173,13 +177,15 @@ def _check(story: Story) -> None:
         (story.split in ("train", "test"), "task_split is {0.split!r}"),
         (story.target in TARGETS, "target is {0.target!r}"),
         (set(story.sexes) <= set(SEXES), "genders are {0.sexes}"),
+        (len(set(story.names)) == len(story.names), "genders name somebody twice: {0.names}"),
         (len(chain) == story.k, "story_edges or edge_types are not k = {0.k} facts but {0.facts}"),
         (len(story.proof) == story.k - 1, "proof_state has not k - 1 steps for k = {0.k} but {0.proof}"),
         (set(story.pattern) <= set(RELATIONS), "edge_types are {0.pattern}"),
+        ({p for pair in chain for p in pair} <= {*range(len(story.names))}, "story_edges name nobody: {0.facts}"),
         (all(left[1] == right[0] for left, right in pairwise(chain)), "story_edges are no chain: {0.facts}"),
         ((chain[0][0], chain[-1][1]) == story.query, "story_edges do not lead along the query: {0.facts}"),
         (_proves(story), "proof_state does not end at the target {0.target!r}: {0.proof}"),
-        (all(story.sentences), "story is empty"),
+        (all(story.sentences) and all(story.ordered), "story or clean_story is empty"),
         (len(story.nodes) == len(story.names), "node_mapping does not fit genders: {0.nodes}"),
     ):
         if not holds:

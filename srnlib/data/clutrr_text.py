@@ -112,7 +112,7 @@ def parse(sentence: str) -> tuple[int, str, int]:
     """
     people = [int(mark) for mark in re.findall(r"@(\d+)", sentence)]
     frame = re.sub(r"@\d+", "{}", sentence)
-    if frame not in MEANINGS or len(people) != 2:
+    if frame not in MEANINGS or len(set(people)) != 2:
         raise ValueError(f"no template makes the sentence {sentence!r}; only generated stories can be parsed")
     relation, forward = MEANINGS[frame]
     a, b = people if forward else reversed(people)

@@ -55,22 +55,29 @@ def encode(stories: Sequence[Story], words: dict[str, int], seed: int = 0) -> En
         seed: Of the people's numbers.
 
     Raises:
-        ValueError: If there is no story, or one has no sentence, more than 20 people or an unknown target.
+        ValueError: If there is no story, or one has no sentence, more than 20 people, an unknown target, or a query for
+            somebody else; or if there are too many words.
     """
     if not stories:
         raise ValueError("there is no story to encode")
+    if max(words.values(), default=0) > np.iinfo(np.int16).max:
+        raise ValueError(f"words must be numbered below {np.iinfo(np.int16).max + 1}: ask vocabulary for fewer")
     target = {word: i for i, word in enumerate(TARGETS)}
     for story in stories:
-        if not story.sentences or story.target not in target:
-            wrong = f"target {story.target!r}, not one of TARGETS" if story.sentences else "no sentence"
-            raise ValueError(f"story {story.id} has {wrong}")
+        n = len(story.names)
+        for wrong, what in (
+            (not story.sentences or not all(map(str.strip, story.sentences)), "no sentence, or an empty one"),
+            (story.target not in target, f"target {story.target!r}, not one of TARGETS"),
+            (n > PEOPLE, f"{n} people; there are numbers for {PEOPLE}"),
+            (not {*story.query} <= {*range(n)}, f"{n} people, and asks for {story.query}"),
+        ):
+            if wrong:
+                raise ValueError(f"story {story.id} has {what}")
     split = [[tokens(sentence) for sentence in story.sentences] for story in stories]
     shape = len(stories), max(map(len, split)), max(len(sentence) for story in split for sentence in story)
     found, query = np.zeros(shape, np.int16), np.zeros((len(stories), 2), np.int16)
     numbers = np.argsort(np.random.default_rng(seed).random((len(stories), PEOPLE)), axis=1) + FIRST_PERSON
     for i, story in enumerate(stories):
-        if len(story.names) > PEOPLE:
-            raise ValueError(f"story {story.id} has {len(story.names)} people; there are numbers for {PEOPLE}")
         people = {f"@{person}": number for person, number in enumerate(numbers[i])}
         query[i] = [numbers[i][person] for person in story.query]
         for j, sentence in enumerate(split[i]):

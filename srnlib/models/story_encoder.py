@@ -69,13 +69,18 @@ class StoryEncoder(nn.Module):
 
         Raises:
             ValueError: If there is no story, or one has no sentence.
+
+        The set has as many elements as the longest of these stories has sentences, whatever room `tokens` gives.
         """
         if tokens.dim() != 3 or 0 in tokens.shape:
             raise ValueError(f"tokens must be [B, S, W], none of them 0, got {list(tokens.shape)}")
+        tokens, query = tokens.long(), query.long()
         lengths = (tokens > 0).sum(dim=2)
         here = lengths > 0
         if empty := (~here.any(dim=1)).nonzero().flatten().tolist():
             raise ValueError(f"stories {empty} of the batch have no sentence, all their tokens are 0: leave them out")
+        longest = int(here.any(dim=0).nonzero().max()) + 1
+        tokens, lengths, here = (t[:, :longest] for t in (tokens, lengths, here))
         story = here.nonzero()[:, 0]  # of each sentence
         out, cells, ids, row = self.read(tokens[here], lengths[here])
         mean = out.new_zeros(len(story), out.shape[1]).index_add(0, row, out) / lengths[here][:, None]

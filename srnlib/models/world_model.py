@@ -121,7 +121,7 @@ class WorldModel(nn.Module):
 
     def step(self, S: Tensor, action: Tensor) -> Tensor:
         """The predicted states `[B, K, D]` after actions `[B]`, from states `[B, K, D]`."""
-        vector = functional.one_hot(action, self.actions).to(S)
+        vector = functional.one_hot(action.long(), self.actions).to(S)
         each = vector.unsqueeze(1).expand(-1, S.shape[1], -1)
         vector = each if self.copy_action else vector.unflatten(1, (S.shape[1], -1))
         return S + self.transition(S, vector)

@@ -26,10 +26,10 @@ class Settings:
     Attributes:
         steps: Length of the training, in optimiser steps.
         batch_size: Examples a step, over all processes.
-        lr: Peak learning rate of AdamW (Adam, with `weight_decay` 0).
+        lr: Peak learning rate of Adam.
         warmup: Fraction of the steps in which the rate rises linearly from 0.
         cooldown: Fraction of the steps at the end in which it falls to 0 along a half cosine; 0 keeps it constant.
-        weight_decay: Decoupled weight decay.
+        weight_decay: Adam's: this times the weights is added to their gradient, after clipping.
         clip: Largest norm of the gradient; None for no limit.
         eval_every: Steps between two rows of the history.
         freeze_norm: Fraction of the steps after which batch normalisation keeps the statistics it has; 1 for never. In
@@ -50,6 +50,9 @@ class Settings:
     beta2: float = 0.99
 
     def __post_init__(self):
+        for field in dataclasses.fields(self):
+            if field.name.endswith(("_images", "_episodes", "_stories")) and getattr(self, field.name) < 1:
+                raise ValueError(f"{field.name} must be 1 or more, got {getattr(self, field.name)}")
         for name in ("steps", "batch_size", "lr", "eval_every", *(("clip",) if self.clip is not None else ())):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)!r}")

@@ -76,10 +76,7 @@ class Clutrr(Task):
         """Cross-entropy, with the people's numbers drawn anew."""
         tokens, query, target = batch
         out = module(*permute_people(tokens, query))
-        loss = nn.functional.cross_entropy(out.logits, target)
-        if settings.l2:
-            loss = loss + settings.l2 / 2 * sum(p.square().sum() for p in module.parameters())
-        return loss, {name: v.mean() for name, v in refined(out).items()}
+        return nn.functional.cross_entropy(out.logits, target), {name: v.mean() for name, v in refined(out).items()}
 
     def evaluate(self, module, settings, device, split) -> dict[str, float]:
         """In percent: `acc.k` for each k there is, and `acc.mean_val`, their mean over k = 2, 3, 4.

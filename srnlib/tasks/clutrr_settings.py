@@ -20,7 +20,6 @@ class ClutrrSettings(InnerLoop, Settings):
         set_size: N, of all models but `rn`.
         agg: Width of H_agg.
         pool_edges: Whether GRN's H_agg is `GraphEncoder`, which pools edges too, or the cheap `TripleEncoder`.
-        l2: Adam's weight decay as published: half the squared weights times this is added to the loss.
         vocabulary: Tokens told apart, at most; rarer words become one.
         train_stories: Generated stories for each of k = 2, 3, 4, validation included; the release has its own number.
         val_stories: Stories for each k that are validated on, about.
@@ -38,7 +37,6 @@ class ClutrrSettings(InnerLoop, Settings):
     agg: int
     pool_edges: bool = False
     inner_momentum: float = 0.0
-    l2: float = 0.0
     vocabulary: int = 2048
     train_stories: int = 5000
     val_stories: int = 400
@@ -67,11 +65,11 @@ class ClutrrSettings(InnerLoop, Settings):
         They state no inner momentum, so there is none; at such rates one of .5 would not move the set either.
         """
         words = {"embed_dim": 100, "hidden": 100, "layers": 2, "read_story": True, "vocabulary": 4096, "original": True}
-        l2 = {"rn": 0.0, "grn": 5e-6}.get(model, 1e-4)  # of rn_fixed as of srn, whose control it is
-        regular = {"dropout": 0.0 if model == "rn" else 0.5, "l2": l2}
+        decay = {"rn": 0.0, "grn": 5e-6}.get(model, 1e-4)  # of rn_fixed as of srn, whose control it is
+        regular = {"dropout": 0.0 if model == "rn" else 0.5, "weight_decay": decay}
         inner = {"inner_steps": 10, "inner_lr": 0.0005} if model == "grn" else {"inner_steps": 5, "inner_lr": 0.001}
         inner |= {"kaiming": False, "pool_edges": True}
-        length = {"steps": 37_700, "eval_every": 754}
+        length = {"steps": 37_800, "eval_every": 756}  # an epoch of the stories not kept for validation
         return cls(
             batch_size=16, lr=1e-3, beta2=0.999, clip=1.0, reason=64, agg=512, **words, **regular, **inner, **length
         )

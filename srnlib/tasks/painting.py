@@ -52,7 +52,7 @@ class Painting(InnerLoop, Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        sizes = ("width", "encoder_width", "hidden", "embed_dim", "set_size", "element_dim", "few_size", "train_images")
+        sizes = ("width", "encoder_width", "hidden", "embed_dim", "set_size", "element_dim", "few_size")
         for name in (*sizes, *(("cells",) if self.cells is not None else ())):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")

@@ -43,6 +43,8 @@ def test_help_names_every_command(cli):
         (["circles", "--set", "cells=0"], "cells must be 1 or more"),
         (["circles", "--set", "width=0"], "width must be 1 or more"),
         (["circles", "--set", "element_dim=0"], "element_dim must be 1 or more"),
+        (["circles", "--set", "test_images=0"], "test_images must be 1 or more, got 0"),
+        (["pong", "--set", "val_episodes=-1"], "val_episodes must be 1 or more, got -1"),
         (["circles", "--seed", "-1"], "seed must be in"),
     ],
 )

@@ -151,6 +151,8 @@ def test_every_template_parses_back_to_its_relation():
     assert set(FRAMES) == set(WORDS) and len(set(frames)) == 40
     with pytest.raises(ValueError, match="no template"):
         parse("@0 met her son @1 by chance.")
+    with pytest.raises(ValueError, match="no template makes"):
+        parse("@1 made breakfast for his mother @1.")
     with pytest.raises(ValueError, match="no template"):
         parse("@0 drove his son @1 to school. @0 drove his son @2 to school.")
 
@@ -291,6 +293,8 @@ def test_damaged_zips_are_refused(small_release):
         b"",
         b"not a zip",
         whole[:300] + bytes(400) + whole[700:],
+        whole[:300] + whole[700:],
+        whole[-300:],
     ):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"release\.zip is not a zip file or is cut off or damaged.*Get data_"):
@@ -328,6 +332,10 @@ def test_damaged_folders_are_refused(small_release):
         ("('Max', 'aunt', 'Eve')", "", "zip"),
         (",sister,", ",niece,", "proof_state does not end at the target 'niece'"),
         ("{4: 0, 20: 1, 3: 2}", "{4: 0}", "node_mapping"),
+        ("[(0, 1), (1, 2)]", "[(0, 9), (9, 2)]", "story_edges name nobody"),
+        ("['son', 'aunt']", "['son', 'son']", "f_comb is 'son-aunt'"),
+        ("Eve:female", "Eve:female,Max:male", "somebody twice"),
+        ("[Max] called his mother [Zoe] [Max]'s aunt [Eve] left.", "", "clean_story is empty"),
     ],
 )
 def test_rows_that_make_no_sense_are_refused(old, new, says, tmp_path):

@@ -140,18 +140,6 @@ def test_it_learns():
     assert row["acc.mean_val"] > 2 * 100 / len(TARGETS)
 
 
-def test_l2_is_half_the_squared_weights():
-    settings = clutrr_generated.settings("smoke", "srn")
-    torch.manual_seed(0)
-    module, batch = clutrr_generated.build("srn", settings).eval(), clutrr_generated.dataset(settings, 0)[:8]
-    losses = []
-    for l2 in (0.0, 0.5):
-        torch.manual_seed(1)
-        losses.append(clutrr_generated.loss(module, batch, dataclasses.replace(settings, l2=l2), 0)[0])
-    expected = 0.25 * sum(p.square().sum() for p in module.parameters())
-    torch.testing.assert_close(losses[1] - losses[0], expected, rtol=1e-3, atol=1e-3)
-
-
 def test_moved_is_measured_on_the_set_and_on_the_edges():
     S0, S = torch.zeros(1, 2, 2), torch.zeros(1, 2, 2)
     S0[0, 0, 0], S[0, 0, 0], S[0, 1, 1] = 2.0, 2.0, 1.0
@@ -167,11 +155,11 @@ def test_all_models_are_trained_alike():
     for profile in PROFILES:
         rn, *others = (dataclasses.asdict(clutrr.settings(profile, model)) for model in clutrr.models)
         free = {"inner_steps", "inner_lr", "inner_momentum", "detach_init", "agg", "kaiming", "pool_edges"}
-        free |= {"l2", "dropout"} if profile == "paper" else set()  # the paper regularises its own models only
+        free |= {"weight_decay", "dropout"} if profile == "paper" else set()  # it regularises its own models only
         for other in others:
             assert {name for name in rn if rn[name] != other[name]} <= free
         fixed, srn = others[:2]
-        assert all(fixed[name] == srn[name] for name in ("l2", "dropout"))  # the control of it
+        assert all(fixed[name] == srn[name] for name in ("weight_decay", "dropout"))  # the control of it
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -184,8 +172,8 @@ def test_no_word_of_the_templates_is_unknown(profile):
 
 def test_paper_profile_is_the_papers():
     srn, grn = (clutrr.settings("paper", model) for model in ("srn", "grn"))
-    assert (srn.set_size, srn.inner_steps, srn.inner_lr, srn.dropout, srn.l2) == (20, 5, 0.001, 0.5, 1e-4)
-    assert (grn.set_size, grn.inner_steps, grn.inner_lr, grn.dropout, grn.l2) == (20, 10, 0.0005, 0.5, 5e-6)
+    assert (srn.set_size, srn.inner_steps, srn.inner_lr, srn.dropout, srn.weight_decay) == (20, 5, 0.001, 0.5, 1e-4)
+    assert (grn.set_size, grn.inner_steps, grn.inner_lr, grn.dropout, grn.weight_decay) == (20, 10, 0.0005, 0.5, 5e-6)
     assert clutrr.paper["grn"] == {"acc.mean": 56.1} and clutrr_generated.paper == {}
 
 

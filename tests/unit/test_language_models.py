@@ -44,10 +44,10 @@ def test_encoder_is_a_plain_loop_over_sentences(layers, read_story):
     encoder = StoryEncoder(128, 6, 5, layers, 0.0, read_story).double()
     tokens, query = stories()
     S0, here, z, said = encoder(tokens, query)
-    assert S0.shape == (3, 6, 10) and here.sum(dim=1).tolist() == [3, 2, 5]
+    assert S0.shape == (3, 5, 10) and here.sum(dim=1).tolist() == [3, 2, 5]
     for b, story in enumerate(tokens):
         elements, cells, outputs, words = [], [], [], []
-        for sentence in story[here[b]]:
+        for sentence in story[:5][here[b]]:
             ids = sentence[sentence > 0]
             out, (_, cell) = encoder.lstm(encoder.embedding(ids)[None])
             elements.append(out[0].mean(dim=0))
@@ -143,9 +143,9 @@ def test_models_differ_by_padding_and_refiner_only():
         added = parameters[model].keys() - parameters["rn"].keys()
         assert added and all(name.startswith("refiner.H_agg.") for name in added)
     out = {model: module(*stories()) for model, module in modules.items()}
-    assert out["rn"].S.shape == (3, 6, 16) and out["srn"].S.shape == (3, 14, 16)
+    assert out["rn"].S.shape == (3, 5, 16) and out["srn"].S.shape == (3, 14, 16)
     assert out["grn"].edges.shape == (3, 14, 14) and out["rn"].trace is out["rn_fixed"].trace is None
-    assert torch.equal(out["rn_fixed"].S[:, :6], out["rn"].S) and (out["rn_fixed"].S[:, 6:] == 0).all()
+    assert torch.equal(out["rn_fixed"].S[:, :5], out["rn"].S) and (out["rn_fixed"].S[:, 5:] == 0).all()
 
 
 @pytest.mark.parametrize("model", ["srn", "grn"])
@@ -174,10 +174,11 @@ def test_published_padding_takes_part_and_words_stay_in_the_unit_ball():
     module, (tokens, query) = build("rn", original=True, dropout=0.5), stories()
     out = module(tokens, query)
     S0, _, _, said = module.encoder(tokens, query)
-    everything = torch.ones(3, 6, dtype=torch.bool)
+    everything = torch.ones(3, 5, dtype=torch.bool)
     torch.testing.assert_close(out.logits, module.reasoner(S0, said, everything))
     alone = module(tokens[1:2, :2], query[1:2]).logits
     assert not torch.allclose(alone, out.logits[1:2])
+    torch.testing.assert_close(module(tokens[1:2], query[1:2]).logits, alone)  # columns without a sentence are none
     assert module.encoder.dropout.p == 0 and module.encoder.embedding(tokens).norm(dim=3).max() <= 1 + 1e-6
     assert build("rn", original=True).encoder.embedding.max_norm == 1
     module.train()(tokens, query).logits.sum().backward()  # the bound is kept in place, and the backward pass stands it
@@ -188,6 +189,8 @@ def test_bad_input_says_what_is_wrong():
         build("rn")(torch.zeros(0, 3, 4, dtype=torch.long), torch.zeros(0, 2, dtype=torch.long))
     with pytest.raises(ValueError, match="up to 15 sentences, but the set has 14"):
         build("rn_fixed")(*stories(sizes=((2,) * 15,), S=15))
+    few = [t.short() for t in stories(S=40)]  # room for more sentences is no sentence
+    torch.testing.assert_close(build("rn_fixed")(*few).logits, build("rn_fixed")(*stories()).logits)
     rn = build("srn")
     with pytest.raises(ValueError, match="a refiner needs a set_size"):
         StoryModel(rn.encoder, rn.reasoner, None, rn.refiner)

@@ -80,6 +80,11 @@ def test_reach_is_the_share_of_the_largest_groups():
     targets = torch.tensor([[0.0], [10.0], [20.0]])
     predicted = targets[true] + 0.1 + 0.01 * way[:, None]  # the smaller the way the nearer
     assert scores(ranks(predicted, targets, true).published)["h1"] == reach(true, way)
+    tied = targets[true] + 0.1  # it bounds none that predicts the same for other ways
+    assert scores(ranks(tied, targets, true).published)["h1"] == 100 > reach(true, way)
+    for none in (torch.zeros(0, dtype=torch.long), torch.tensor([-1])):
+        with pytest.raises(ValueError, match="true and way must be integers"):
+            reach(none, none)
 
 
 def test_nothing_to_rank():
@@ -109,6 +114,7 @@ def test_distinct_rows(n, values, seed):
         ({"true": torch.tensor([-1, 0])}, "got -1 to 0"),
         ({"predicted": torch.full((2, 3), torch.nan)}, "diverged"),
         ({"targets": torch.full((3, 3), torch.inf)}, "diverged"),
+        ({"targets": torch.full((3, 3), 1e20)}, "too large for their distances in torch.float32"),
     ],
 )
 def test_bad_input_says_what_is_wrong(change, says):

@@ -391,7 +391,7 @@ S_OK, Z_OK = torch.zeros(B, N, D, dtype=torch.float64), torch.zeros(B, E, dtype=
     "changes, error, message",
     [
         ({"S0": S_OK[0]}, ValueError, r"S0 must be \[B, N, D\], got \[4, 2\]"),
-        ({"S0": S_OK[:, :0]}, ValueError, "at least one element"),
+        ({"S0": S_OK[:, :0]}, ValueError, "at least one example, element"),
         ({"S0": S_OK[:0], "z": Z_OK[:0]}, ValueError, "zero size"),
         ({"S0": S_OK.long()}, TypeError, "S0 must be a floating-point tensor .* got torch.int64"),
         ({"S0": S_OK.numpy()}, TypeError, "got ndarray"),
@@ -450,6 +450,26 @@ def test_an_encoder_elsewhere_than_its_set_is_named(there, mode, steps):
     own = r"mlp\.0\.weight torch\.\w+ on " + ("meta" if there == "meta" else "cpu")
     with pytest.raises(ValueError, match=rf"the set is torch.float64 on cpu, H_agg's {own}: use H_agg.to\(S0\)"):
         refine(S0, z, H_agg.to(there), **options | {"steps": steps})
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_result_wants_a_gradient_only_where_something_learns(mode):
+    S0, z, H_agg = problem()
+    with torch.no_grad():
+        expected, _ = refine(S0, z, H_agg, steps=3, inner_lr=0.1)
+    fixed = S0.detach(), z.detach()
+    for p in H_agg.parameters():
+        p.requires_grad_(False)
+    S, _ = refine(*fixed, H_agg, steps=3, inner_lr=0.1, grad=mode)
+    assert not S.requires_grad and torch.equal(S, expected)
+    assert not fixed[0].requires_grad and not fixed[1].requires_grad
+    bias = torch.zeros(E, dtype=torch.float64, requires_grad=True)  # that no module knows of
+    S, _ = refine(*fixed, lambda S: H_agg(S) + bias, steps=3, inner_lr=0.1, grad=mode)
+    assert (gradients(S, bias)[0] != 0).all()
+    assert refine(fixed[0], z, H_agg, steps=3, inner_lr=0.1, grad=mode)[0].requires_grad
+    if mode == "unroll":
+        rate = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
+        assert gradients(refine(*fixed, H_agg, steps=3, inner_lr=rate)[0], rate)[0] != 0
 
 
 @pytest.mark.parametrize("context", (torch.enable_grad, torch.no_grad, torch.inference_mode))

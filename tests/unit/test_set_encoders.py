@@ -209,8 +209,8 @@ def test_what_is_no_tensor_is_refused(x):
 
 def test_masks_that_do_not_fit_are_refused():
     pool, x = FSPool(4), torch.ones(2, 3, 4)
-    for mask in (torch.ones(2, 3), torch.ones(2, 4, dtype=torch.bool), torch.ones(3, dtype=torch.bool)):
-        with pytest.raises(ValueError, match=r"mask must be bool \[2, 3\]"):
+    for mask in (torch.ones(2, 3), torch.ones(2, 4, dtype=torch.bool), torch.ones(3, dtype=torch.bool), [[True]]):
+        with pytest.raises(ValueError, match=r"mask must be a tensor of bool \[2, 3\]"):
             pool(x, mask)
     with pytest.raises(ValueError, match="no element"):
         pool(x, torch.tensor([[True, False, False], [False, False, False]]))

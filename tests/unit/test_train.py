@@ -202,6 +202,28 @@ def test_a_finished_run_is_left_alone_and_force_starts_again(capsys):
     assert run.result.stat().st_mtime_ns > written and what_counts(again) == what_counts(first)
 
 
+def test_force_keeps_what_is_there_until_the_new_is_and_goes_on_without_it():
+    run = Run.of(Fragile(), "baseline", "smoke", **SHORT)
+    first = train.train(run, show=False)
+    again = Run.of(Fragile(5), "baseline", "smoke", **SHORT)
+    with pytest.raises(Interrupted):
+        train.train(again, force=True, save_minutes=0, show=False)
+    assert run.record() == first and train.load_module(run)
+    assert load_state(run.state)[1]["progress"]["step"] == 5
+    written = run.result.stat().st_mtime_ns
+    assert what_counts(train.train(again, show=False)) == what_counts(first)  # the rest of it, not the old record
+    assert run.result.stat().st_mtime_ns > written and not run.state.exists()
+
+
+def test_a_record_whose_weights_are_not_shipped_says_how_to_train_them():
+    run = Run.of("circles", "baseline", "smoke", **SHORT)
+    train.train(run, show=False)
+    run.checkpoint.unlink()
+    with pytest.raises(RunError, match=r"seed0\.json is there, but .*\.safetensors is not: --force trains it again"):
+        train.train(run, show=False)
+    assert train.train(run, force=True, show=False) == run.record()
+
+
 def test_another_configuration_is_refused_by_name():
     run = Run.of(Fragile(6), "srn", "smoke", **SHORT)
     with pytest.raises(Interrupted):
@@ -291,6 +313,8 @@ def test_load_module_and_evaluate_give_the_recorded_metrics():
     metrics = train.evaluate(run, write=True)
     assert metrics == {k: v for k, v in record["metrics"].items() if k != "collapsed"}
     assert json.loads(run.result.read_bytes())["metrics"] == record["metrics"]
+    later = dataclasses.replace(run, settings=dataclasses.replace(run.settings, test_images=3))
+    assert train.evaluate(later) == metrics  # with the settings it was trained with
 
 
 def test_a_checkpoint_with_other_settings_than_ours_is_refused():
@@ -301,6 +325,10 @@ def test_a_checkpoint_with_other_settings_than_ours_is_refused():
     for config in ({k: v for k, v in meta["config"].items() if k != "hidden"}, meta["config"] | {"hiden": 3}):
         side.write_text(json.dumps(meta | {"config": config}))
         with pytest.raises(CheckpointError, match=r"baseline-smoke.*differ in hid"):
+            train.load_module(run)
+    for config in ({"hidden": "abc"}, {"width": 0}):
+        side.write_text(json.dumps(meta | {"config": meta["config"] | config}))
+        with pytest.raises(CheckpointError, match=r"side file of .*baseline-smoke.*make no sense"):
             train.load_module(run)
 
 

@@ -182,5 +182,7 @@ def test_bad_settings_say_what_is_wrong():
         dataclasses.replace(good, span=3)
     with pytest.raises(ValueError, match="needs span = train_length"):
         dataclasses.replace(good, span=5)
+    with pytest.raises(ValueError, match="an episode of Atari has 10 steps, got train_length 20"):
+        TASKS["pong"].dataset(dataclasses.replace(good, train_length=20, span=20), 0)
     with pytest.raises(UnknownName, match="there is no model 'srn_k3'"):
         Run.of("shapes", "srn_k3")
