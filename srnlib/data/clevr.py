@@ -6,14 +6,12 @@ Scene i is a function of the seed and i: a longer data set begins with the short
 from __future__ import annotations
 
 import json
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -111,19 +109,14 @@ def _arrays(n: int, seed: int, size: int, workers: int, progress: bool) -> dict[
     ids, covers = np.zeros((n, size, size), np.uint8), np.zeros((n, size, size), np.uint16)
     boxes = np.zeros((n, MAX_OBJECTS, 4), np.int64)
     scenes = []
-    with ExitStack() as stack:
-        draw = partial(_draw, seed, size)
-        if integer("workers", workers, 1) == 1:
-            drawn = map(draw, range(n))
-        else:
-            pool = stack.enter_context(ProcessPoolExecutor(workers, get_context("spawn")))
-            drawn = pool.map(draw, range(n), chunksize=16)
-        for i, (scene, picture) in enumerate(tqdm(drawn, total=n, unit="image", disable=not progress)):
-            scenes.append(scene)
-            number = np.arange(len(picture.full))[:, None, None]
-            images[i], boxes[i, : len(number)] = picture.image, picture.boxes
-            ids[i] = (picture.visible * (number + 1)).sum(0)
-            covers[i] = (picture.full << number).sum(0)
+    share = Parallel(integer("workers", workers, 1), batch_size=16, return_as="generator")
+    drawn = share(delayed(_draw)(seed, size, i) for i in range(n))
+    for i, (scene, picture) in enumerate(tqdm(drawn, total=n, unit="image", disable=not progress)):
+        scenes.append(scene)
+        number = np.arange(len(picture.full))[:, None, None]
+        images[i], boxes[i, : len(number)] = picture.image, picture.boxes
+        ids[i] = (picture.visible * (number + 1)).sum(0)
+        covers[i] = (picture.full << number).sum(0)
     text = np.frombuffer(json.dumps(scenes).encode(), np.uint8)
     return {"images": images, "ids": ids, "covers": covers, "boxes": boxes, "scenes": text}
 

@@ -24,8 +24,8 @@ def fill(boxes: NDArray, size: int) -> NDArray[np.bool_]:
 def estimated(scene: dict, size: int = 128) -> NDArray[np.int64]:
     """Boxes `[M, 4]` by the formula of the released code, quirks included.
 
-    The turn of x and y uses the new x for the new y. Ends are cut to whole pixels and kept in one byte, so an end left
-    of the picture or above it wraps around and leaves the box empty.
+    The turn of x and y uses the new x for the new y. Ends are cut to whole pixels and kept in one byte (here in two, if
+    the picture has 256 or more), so an end left of the picture or above it wraps around and leaves the box empty.
 
     Args:
         scene: In CLEVR's schema; `pixel_coords` speak of a picture of `width` x `height` pixels if the scene says so,
@@ -55,13 +55,19 @@ def estimated(scene: dict, size: int = 128) -> NDArray[np.int64]:
         elif thing["shape"] == "cube":
             up = down = side = up * 13 / (10 + y)
         boxes.append([(column - side) / 480, (row - down) / 320, (column + side) / 480, (row + up) / 320])
-    return (size * np.array(boxes).reshape(-1, 4)).astype(np.int64) & 255
+    return (size * np.array(boxes).reshape(-1, 4)).astype(np.int64) & (255 if size < 256 else 65535)
 
 
 def published(scenes: list[dict], size: int = 128) -> NDArray[np.bool_]:
-    """Masks `[n, SLOTS, size, size]` of the estimated boxes of each scene; rows after its last object are empty."""
+    """Masks `[n, SLOTS, size, size]` of the estimated boxes of each scene; rows after its last object are empty.
+
+    Raises:
+        ValueError: As `estimated`, or if a scene has more than SLOTS objects.
+    """
     masks = np.zeros((len(scenes), SLOTS, size, size), bool)
     for mask, scene in zip(masks, scenes, strict=True):
         found = fill(estimated(scene, size), size)
+        if len(found) > SLOTS:
+            raise ValueError(f"a scene has {len(found)} objects; there are {SLOTS} slots")
         mask[: len(found)] = found
     return masks

@@ -109,7 +109,8 @@ def load_tfrecords(path: str | Path, n: int | None = None, *, size: int = 128) -
             arrays = {name: _pixels(record, name, shape) for name, shape in RECORD.items()}
             images.append(_shrink(arrays["image"], size))
             owner = arrays["mask"][..., 0].argmax(0)  # one of them is 255 at each pixel
-            ids.append(owner[row.astype(int)[:, None], column.astype(int)].astype(np.uint8))
+            seen, number = np.unique(owner[row.astype(int)[:, None], column.astype(int)], return_inverse=True)
+            ids.append(number.reshape(size, size) + (seen[0] > 0))  # what nobody sees gets no number
         if not ids and n != 0:
             raise ValueError("it holds no records")
     except (OSError, EOFError, zlib.error, ValueError, IndexError, struct.error) as error:

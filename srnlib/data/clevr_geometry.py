@@ -65,6 +65,10 @@ def read(scene: dict) -> tuple[Objects, NDArray, dict[str, NDArray]]:
         lamps = {name: _numbers(f"lamp {name}", scene["lamps"][name], 3) for name in LAMPS}
     except KeyError as error:
         raise ValueError(f"the scene lacks the key {error}, which scenes of srnlib.data.clevr.generate have") from None
+    except TypeError as error:
+        raise ValueError(f"this is no scene as srnlib.data.clevr.generate gives them ({error})") from None
+    if sunk := [name for name, at in {"camera": place, **lamps}.items() if at[2] <= 0]:
+        raise ValueError(f"camera and lamps must stand above the floor, z > 0; {', '.join(sunk)} do not")
     if not things:
         raise ValueError("the scene has no objects; it needs at least one")
     c, s, zero = np.cos(angle), np.sin(angle), np.zeros(len(things))
@@ -95,7 +99,7 @@ def _numbers(key: str, value: object, *shape: int) -> NDArray:
 def view(place: NDArray) -> NDArray:
     """The axes (right, up, forward) `[3, 3]` of a camera at `place` that looks at the origin."""
     forward = -np.asarray(place) / np.linalg.norm(place)
-    right = np.cross(forward, [0.0, 0.0, 1.0])
+    right = np.cross(forward, [0.0, 0.0, 1.0]) if np.any(forward[:2]) else np.array([1.0, 0.0, 0.0])
     right /= np.linalg.norm(right)
     return np.stack([right, np.cross(right, forward), forward])
 
@@ -175,12 +179,15 @@ def distances(objects: Objects, o: NDArray, d: NDArray) -> NDArray:
 def hits(
     objects: Objects, place: NDArray, size: int, aspect: float = ASPECT
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which pixels' centres see each object, and would see it alone: bool `[M, size, size]` each."""
+    """Which pixels' centres see each object, and would see it alone: bool `[M, size, size]` each.
+
+    A pixel sees one object at most: where two are equally far, as the tops of two cubes that touch, the first of them.
+    """
     size = integer("size", size, 1)
     row, column = np.divmod(np.arange(size * size), size)
     t = distances(objects, place, rays(place, size, row + 0.5, column + 0.5, aspect)).reshape(-1, size, size)
     full = np.isfinite(t)
-    first = t == t.min(0, initial=np.inf)
+    first = t.argmin(0) == np.arange(len(t))[:, None, None]
     return full & first, full
 
 

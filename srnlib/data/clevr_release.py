@@ -18,7 +18,7 @@ from tqdm import tqdm
 from srnlib.data._hash import integer
 from srnlib.data.clevr import Clevr
 from srnlib.data.clevr_geometry import CAMERA, LAMPS, boxes, hits, project, read
-from srnlib.data.clevr_scenes import MAX_OBJECTS
+from srnlib.data.clevr_scenes import HEIGHT, MAX_OBJECTS, WIDTH
 
 SIZE = (480, 320)  # of its pictures
 FAR = 1.5  # pixels by which an object's centre may miss its place
@@ -64,7 +64,7 @@ def read_scenes(source: Path) -> list[dict]:
         if nameless:
             raise ValueError(f"scene {nameless[0]} lacks its image_filename")
         return [scene | {"width": SIZE[0], "height": SIZE[1]} for scene in scenes]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{source} is damaged, or no file of CLEVR's scenes ({error}). {HELP}") from error
 
 
@@ -110,10 +110,12 @@ def with_masks(images: NDArray[np.uint8], scenes: list[dict], size: int, source:
 def fit_camera(scene: dict) -> list[float]:
     """The place of a scene's camera, from where its objects are in space and in the picture.
 
+    `pixel_coords` speak of a picture of `width` x `height` pixels if the scene says so, else of 320 x 240.
+
     Raises:
         ValueError: If no place near CLEVR's explains where the objects appear, or there are too many objects.
     """
-    things, size = scene["objects"], (scene["width"], scene["height"])
+    things, size = scene["objects"], (scene.get("width", WIDTH), scene.get("height", HEIGHT))
     if not 1 <= len(things) <= MAX_OBJECTS:
         raise ValueError(f"it has {len(things)} objects; CLEVR's have 1 to {MAX_OBJECTS}")
     points = np.array([thing["3d_coords"] for thing in things], float)

@@ -112,6 +112,8 @@ class RelationNetwork(nn.Module):
         conditioned: bool = False,
         question_scale: float = 1.0,
     ):
+        if layers < 1:
+            raise ValueError(f"layers must be 1 or more, got {layers}")
         super().__init__()
         self.split = [element_dim, element_dim, question_dim]
         self.first = nn.Linear(sum(self.split), width)
@@ -128,11 +130,12 @@ class RelationNetwork(nn.Module):
 
     def forward(self, S: Tensor, questions: Tensor) -> Tensor:
         """Logits `[B, Q, answers]` of the questions `[B, Q, question_dim]` about the sets `S` `[B, N, D]`."""
-        if S.dim() != 3 or S.shape[1] == 0 or S.shape[2] != self.split[0] or not S.is_floating_point():
-            raise ValueError(f"S must be floats [B, N >= 1, {self.split[0]}], got {S.dtype} {list(S.shape)}")
+        if S.dim() != 3 or 0 in S.shape or S.shape[2] != self.split[0] or not S.is_floating_point():
+            raise ValueError(f"S must be floats [B >= 1, N >= 1, {self.split[0]}], got {S.dtype} {list(S.shape)}")
         fits = questions.dim() == 3 and len(questions) == len(S) and questions.shape[2] == self.split[2]
+        fits = fits and questions.shape[1] > 0
         if not fits or not questions.is_floating_point():
-            wanted = f"floats [{len(S)}, Q, {self.split[2]}]"
+            wanted = f"floats [{len(S)}, Q >= 1, {self.split[2]}]"
             raise ValueError(f"questions must be {wanted}, got {questions.dtype} {list(questions.shape)}")
         b, q, n = *questions.shape[:2], S.shape[1]
         A, B, C = self.first.weight.split(self.split, dim=1)

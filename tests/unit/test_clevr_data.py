@@ -3,6 +3,8 @@
 import functools
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -303,6 +305,29 @@ def test_bad_requests_say_what_is_wrong(request_, error, says, tmp_path):
             make(**{"n": 1, "seed": 0} | request_)
 
 
+def test_a_plain_script_may_share_the_work(tmp_path):
+    """Without `if __name__ == "__main__"`, which Python's own pool of processes asks for."""
+    script = tmp_path / "script.py"
+    script.write_text("from srnlib.data.clevr import generate\nprint(len(generate(2, 0, size=8, workers=2)))\n")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "2\n", done.stderr[-2000:]
+
+
+def test_a_pixel_of_two_cubes_that_touch_sees_one_of_them():
+    """The release's cubes stand apart by legal distances and may yet meet at a corner, with their tops in one plane."""
+    cube = dict(size="large", rotation=45)
+    left, right = (thing("cube", **cube) | {"3d_coords": [x, 0.0, 0.7 + 1e-8]} for x in (-0.83, 0.83))
+    picture = render(scene_of(left, right, thing("sphere") | {"3d_coords": [3.0, 3.0, 0.7]}), 128)
+    assert (picture.full[:2].all(0) & picture.visible.any(0)).any() and picture.visible.sum(0).max() == 1
+    assert (picture.visible.any(0) == picture.full.any(0)).all() and (picture.visible <= picture.full).all()
+
+
+def test_a_camera_straight_above_sees_a_square():
+    picture = render(scene_of(thing("cube", size="large", rotation=0)) | {"camera": [0.0, 0.0, 8.0]}, 96)
+    left, top, right, bottom = picture.boxes[0]
+    assert picture.image.max() > 50 and 3 * (bottom - top) == pytest.approx(4 * (right - left), abs=4)
+
+
 @pytest.mark.parametrize("size", [0.7, 0.35])
 def test_cubes_of_the_release_stand_on_the_floor_at_full_size(size):
     """Its generator means to divide their size by the root of 2, and never does: their centres are at `size`."""
@@ -326,6 +351,10 @@ def test_cubes_of_the_release_stand_on_the_floor_at_full_size(size):
         (scene_of(thing(rotation="north")), "rotation"),
         (scene_of(thing() | {"3d_coords": [0.0, 1.0]}), "3d_coords"),
         (scene_of(thing()) | {"camera": [1.0, float("nan"), 2.0]}, "camera"),
+        (scene_of(thing()) | {"camera": [0.0, 0.0, 0.0]}, "above the floor, z > 0; camera do not"),
+        (scene_of(thing()) | {"objects": None}, "no scene as"),
+        (scene_of(thing()) | {"lamps": [1, 2]}, "no scene as"),
+        ([], "no scene as"),
     ],
 )
 def test_bad_scenes_say_what_is_wrong(scene, says):

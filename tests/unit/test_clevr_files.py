@@ -98,6 +98,7 @@ def test_camera_is_found_from_rounded_pixels(i):
     points = np.array([thing["3d_coords"] for thing in scene["objects"]])
     seen, true = (project(points, np.array(place), 1.5) * [480, 320, 1] for place in (found, scene["camera"]))
     assert np.abs(seen - true)[:, :2].max() < 1
+    assert np.abs(np.array(fit_camera(scene)) - scene["camera"]).max() < 0.05  # as the generator gives it, 320 x 240
 
 
 def test_release_that_is_not_there_or_not_whole_is_refused_by_name(release):
@@ -264,6 +265,11 @@ def test_tfrecords_of_deepmind(tmp_path, pictures):
     assert (data.visible()[:, :10] == (masks[:, 1:, 1::3, 2::4, 0] > 0)).all()
     assert (data.full() == data.visible()).all()
     assert data.boxes[0, 0].tolist() == [10, 33, 25, 53]  # 40..100 by 100..160 in steps of 4 and 3, at the centres
+    nobody = np.insert(masks, 2, 0, axis=1)[1, :11]  # the second object is hidden
+    write_tfrecords(path, example(image=images[1], mask=nobody), example(image=images[0], mask=masks[0]))
+    gap = clevr_files.load_tfrecords(path, size=80)
+    assert gap.counts.tolist() == [2, 1] and np.array_equal(gap.ids[::-1], data.ids)
+    assert np.array_equal(gap.boxes[::-1], data.boxes)
     assert len(clevr_files.load_tfrecords(path, 1)) == 1 and clevr_files.load_tfrecords(path).images.shape[2] == 128
 
 

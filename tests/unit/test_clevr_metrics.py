@@ -186,6 +186,15 @@ def test_estimated_boxes_by_hand():
     assert estimated(small).tolist() == found.tolist()
 
 
+def test_estimated_boxes_of_large_pictures_are_those_of_small_ones_enlarged():
+    scene = clevr.generate(1, 3, size=8).scenes[0]
+    small, large = estimated(scene, 128), estimated(scene, 384)
+    inside = small < 128
+    assert inside.any() and (np.abs(large - 3 * small)[inside] <= 3).all() and (large[~inside] >= 384).all()
+    with pytest.raises(ValueError, match="a scene has 17 objects; there are 16 slots"):
+        published([scene | {"objects": 17 * scene["objects"][:1]}])
+
+
 def test_estimated_boxes_of_a_scene_without_coordinates_are_refused():
     with pytest.raises(ValueError, match="has no directions"):
         estimated({"image_index": 0, "objects": []})

@@ -189,6 +189,16 @@ def test_questions_of_another_shape_are_refused():
     for questions in (torch.rand(2, 5, 18), torch.rand(3, 5, 11), torch.rand(5, 11), torch.ones(2, 5, 11).byte()):
         with pytest.raises(ValueError, match="questions must be floats"):
             relations(S, questions)
-    for wrong in (torch.rand(2, 25, 7), torch.rand(2, 0, 6), torch.rand(25, 6), torch.ones(2, 25, 6).byte()):
+    for wrong in (
+        torch.rand(2, 25, 7),
+        torch.rand(2, 0, 6),
+        torch.rand(0, 25, 6),
+        torch.rand(25, 6),
+        torch.ones(2, 25, 6).byte(),
+    ):
         with pytest.raises(ValueError, match="S must be floats"):
             relations(wrong, torch.rand(2, 5, 11))
+    with pytest.raises(ValueError, match="questions must be floats"):
+        relations(S, torch.rand(2, 0, 11))
+    with pytest.raises(ValueError, match="layers must be 1 or more, got 0"):
+        RelationNetwork(6, 11, 10, layers=0)
