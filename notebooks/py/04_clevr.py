@@ -131,10 +131,10 @@ plt.show()
 # the 4:3 picture is squashed into a square, as in the paper. What differs: **our cubes are smaller**, as that code
 # divides their size by the root of 2, in a line that never runs in it, so in the release a cube is as high as a sphere
 # of its size is (our loader draws the release's as large as they are); directions are those of the camera where it
-# stands, the release's of its mean place; no glossy inter-reflection beyond one
-# mirror bounce (metal in metal is a flat tint), no grain of path tracing, shading rounds an edge but the outline stays
-# sharp, the sun casts no shadow, and masks ask for the centre of a pixel, so a foreground has hard edges. (The bands on
-# the floor above are the palette of the stored picture, not the tracer.)
+# stands, the release's of its mean place; the fill lamp has 18 W instead of 23.56; no glossy inter-reflection beyond
+# one mirror bounce (metal in metal is a flat tint), no grain of path tracing, shading rounds an edge but the outline
+# stays sharp, the sun casts no shadow, and masks ask for the centre of a pixel, so a foreground has hard edges. (The
+# bands on the floor above are the palette of the stored picture, not the tracer.)
 #
 # Whoever owns the original can use it: `srnlib.data.clevr_release.load("CLEVR_v1.0", "val")` returns the same fields.
 # It fits the camera of each scene from where the objects are said to be, and traces the masks that CLEVR lacks.
@@ -675,12 +675,12 @@ plt.show()
 
 # %% [markdown]
 # From the dotted line on a model may use all 16 elements, and sees all scenes: the loss rises with the fuller scenes.
-# (Both IoUs are of validation.) The SRN's published IoU jumps there and that over real objects does not: what it gains
-# is paid for new elements that match empty slots. Section 8 counts those that paint in a scene.
+# (Both IoUs are of validation.) The published IoU of both models jumps there and that over real objects does not: what
+# they gain is paid for new elements that match empty slots. Section 8 counts those that paint in a scene.
 #
 # A refiner that takes away most of the inner loss searches. One that moves its set and takes away little only
 # pushes it: z stays out of reach of what sets encode to (notebook 05, section 7). Those that ship are awake and
-# somewhere between: once trained they take away a fifth to two fifths. What that is worth is in Table 4.
+# somewhere between: once trained they take away a fifth, or two fifths and a little. What that is worth is in Table 4.
 #
 # ## Summary and takeaways
 # - CLEVR asks for more than Circles: leave out a floor with shadows, draw solids, and choose who paints a hidden place.

@@ -194,9 +194,8 @@ assert (rank.dedup == len(places)).all()
 #
 # So we report four numbers: as **published**, beside the paper's; as written (**lenient**); **strict**; and **dedup**:
 # ties are misses, and equal pictures are one candidate. Under dedup a perfect model has an H@1 of 100 %, a blind one of
-# 0. Below, for the 1000 test episodes of
-# each game, how many targets differ, the most that any model can reach under the strict rule, and the most that one can
-# reach as published whose predictions agree only where start and actions do.
+# 0. Below, for the 1000 test episodes of each game, how many targets differ, the most that any model can reach under
+# the strict rule, and the most that one can reach as published whose predictions agree only where start and actions do.
 
 # %% tags=["nbval-check-output"]
 RECORDS = {task: results.load(task, profile=PROFILE) for task in (*GAMES, "shapes")}
@@ -225,9 +224,9 @@ for game, name in GAMES.items():
     print(f"{name}: numbers of the paper above that: {'; '.join(above) or 'none'}")
 
 # %% [markdown]
-# The paper says that it uses C-SWM's program. Numbers of it above the last bound but one cannot come from that program
-# and these episodes: its data or its program must have differed from what is public, we do not know how. So beside its
-# numbers stand ours by both rules.
+# The paper says that it uses C-SWM's program. A number of it above this bound cannot come from that program and these
+# episodes, unless predictions of different ways tied (a collapsed model again); else its data or its program differed
+# from what is public. We do not know which. So beside its numbers stand ours by both rules.
 #
 # ## 4. What does half a minute of training give?
 #
@@ -261,10 +260,9 @@ axes[3].set(title="how far the refiner moves S", xlabel="training step", ylabel=
 plt.show()
 
 # %% [markdown]
-# At one step both learn about as fast; at five and ten the SRN ends ahead (one seed, 200 candidates), in nearly twice
-# the core time. With the small inner rate that was chosen for this world the refiner moves little, and less as the
-# training goes on. Our guess: here an object is known by its colour, so there is nothing for a search to
-# resolve.
+# At one step both learn about as fast; at five and ten the SRN ends ahead (one seed, 200 candidates), in more core
+# time. With the small inner rate that was chosen for this world the refiner moves little, and less as the training goes
+# on. Our guess: here an object is known by its colour, so there is nothing for a search to resolve.
 #
 # ## 5. Does the latent space look like the world?
 #
@@ -349,10 +347,11 @@ for game, name in GAMES.items():
 
 # %% [markdown]
 # In Pong, negatives of the same time are worth much one step ahead and on validation; at five and ten steps they bring
-# nothing. In Space Invaders, where the time explains still more of the screen, we see no gain at all, and none from the
-# mean image in either game. This is one seed each, and seeds differ by ten points. So the clock is a part of why short
-# trainings on Pong fail (ours did, before this change), and not the whole: length is another. Here are all trainings of
-# the `laptop` profile with three objects; in Pong the validation score hardly moves in the first 1000 steps.
+# nothing. In Space Invaders, where the time explains still more of the screen, they are worth little either way, and so
+# is the mean image in both games. This is one seed each, and seeds differ by ten points. So the clock is a part of why
+# short trainings on Pong fail (ours did, before this change), and not the whole: length is another. Here are all
+# trainings of the `laptop` profile with three objects; in Pong most validation scores hardly move in the first 1000
+# steps.
 
 # %%
 fig, axes = plt.subplots(1, 4, figsize=(11, 2.6), layout="constrained")
@@ -450,11 +449,12 @@ display(Markdown("\n".join(f"- {sentence}" for sentence in verdict())))
 # the SRN is nearly a C-SWM.
 #
 # **By the published rule both models are far below the paper's numbers**, in Pong by 30 points and more at one step
-# (but see the bound in section 3); only with five objects at ten steps of Space Invaders are they level with it. As
-# written the SRN is within eight points of its H@1 in Pong, and all four models are above it at one step of Space
-# Invaders. How far a training of some minutes is from 500 epochs, and how far the rule, we cannot tell apart. On 2D
-# Shapes the two are level, with a refiner that hardly moves its set; at greater inner rates (section 8, the same
-# learning rate) it mostly predicts worse. The list names the strict measures on which the SRN is below C-SWM.
+# (but see the bound in section 3). Only in Space Invaders with five objects do they come near: C-SWM at one step, and
+# both at ten, where C-SWM is above. As written the SRN is within eight points of its H@1 in Pong, and all four models
+# are above it at one step of Space Invaders. How far a training of some minutes is from 500 epochs, and how far the
+# rule, we cannot tell apart. On 2D Shapes the two are level, with a refiner that hardly moves its set; at greater inner
+# rates (section 8, the same learning rate) it mostly predicts worse. The list names the strict measures on which the
+# SRN is below C-SWM.
 #
 # No state space shrank to ties: H@1 under dedup is that of the lenient rule. MRR under dedup is even higher, since the
 # copies of a wrong target count once.
