@@ -542,7 +542,7 @@ for model in MODELS:
 # %%
 one, rows, _ = circles.generate(250, seed=9, count=1)
 scale = {"x": "viridis", "y": "viridis", "radius": "viridis", "colour": ListedColormap(["red", "limegreen"])}
-fig, above = plt.figure(figsize=(9.4, 5.2), layout="constrained"), {}
+fig, above = plt.figure(figsize=(10, 5.4), dpi=62, layout="constrained"), {}
 for line, model in enumerate(MODELS):
     space = TSNE(n_components=3, random_state=0).fit_transform(responsible(model, one)[0])
     for column, (name, colours) in enumerate(scale.items()):
