@@ -203,7 +203,7 @@ def _told_by_history(task: Task, history: list[dict[str, float]]) -> dict[str, f
 
 
 def _finish(run: Run, module: nn.Module, progress: loop.Progress, on, identity: dict, made: dict) -> dict[str, Any]:
-    """Checkpoint, test, record; the state goes last, so that a kill in between costs nothing."""
+    """Checkpoint, test, record; the state goes last, so that a kill in between costs a test at most."""
     meta = _identity(run) | {"config": run.config}
     step = run.task.best_row(progress.history)["step"]
     origin = {"step": step, "srnlib": made["versions"]["srnlib"], "commit": made["commit"]}

@@ -132,8 +132,7 @@ class RelationNetwork(nn.Module):
         """Logits `[B, Q, answers]` of the questions `[B, Q, question_dim]` about the sets `S` `[B, N, D]`."""
         if S.dim() != 3 or 0 in S.shape or S.shape[2] != self.split[0] or not S.is_floating_point():
             raise ValueError(f"S must be floats [B >= 1, N >= 1, {self.split[0]}], got {S.dtype} {list(S.shape)}")
-        fits = questions.dim() == 3 and len(questions) == len(S) and questions.shape[2] == self.split[2]
-        fits = fits and questions.shape[1] > 0
+        fits = questions.dim() == 3 and questions.shape[::2] == (len(S), self.split[2]) and questions.shape[1] > 0
         if not fits or not questions.is_floating_point():
             wanted = f"floats [{len(S)}, Q >= 1, {self.split[2]}]"
             raise ValueError(f"questions must be {wanted}, got {questions.dtype} {list(questions.shape)}")

@@ -61,7 +61,7 @@ class StoryEncoder(nn.Module):
         self.lstm = nn.LSTM(embed_dim, hidden, layers, batch_first=True, bidirectional=True, dropout=between)
 
     def forward(self, tokens: Tensor, query: Tensor) -> Reading:
-        """Reads stories.
+        """Reads stories; S becomes the number of sentences of the longest, whatever room `tokens` gives.
 
         Args:
             tokens: `[B, S, W]`, zeros after the last word of a sentence and after the last sentence.
@@ -69,8 +69,6 @@ class StoryEncoder(nn.Module):
 
         Raises:
             ValueError: If there is no story, or one has no sentence.
-
-        The set has as many elements as the longest of these stories has sentences, whatever room `tokens` gives.
         """
         if tokens.dim() != 3 or 0 in tokens.shape:
             raise ValueError(f"tokens must be [B, S, W], none of them 0, got {list(tokens.shape)}")

@@ -175,7 +175,7 @@ def measure(task: Clutrr, module: nn.Module, settings: ClutrrSettings, device, s
     for k in ks:
         right = []
         for tokens, query, target in DataLoader(evaluation_set(task, settings, split, k), batch_size=256):
-            out = module(tokens.to(device).long(), query.to(device).long())
+            out = module(tokens.to(device), query.to(device))
             right.append(out.logits.argmax(dim=1).cpu() == target)
             for name, values in refined(out).items():
                 moved.setdefault(name, []).append(values.cpu())

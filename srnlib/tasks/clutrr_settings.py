@@ -15,7 +15,7 @@ class ClutrrSettings(InnerLoop, Settings):
     Attributes:
         embed_dim, hidden, layers, dropout, read_story: Of the LSTM, see `srnlib.models.story_encoder.StoryEncoder`.
         original: Whether word vectors, dropout and the padding of `rn` are as published, see `StoryEncoder` and
-            `StoryModel` there.
+            `srnlib.models.language.StoryModel`.
         reason: Width of the relation network's g.
         set_size: N, of all models but `rn`.
         agg: Width of H_agg.

@@ -122,9 +122,10 @@ class WorldModels(Task):
     def episodes(self, settings: WorldModelSettings, split: str) -> atari.Episodes | shapes.Episodes:
         """The episodes of a split: `train`, `val` or `test`. Those of Atari are cached."""
         n, seed = getattr(settings, f"{split}_episodes"), DATA_SEED[split]
-        if self.atari and settings.train_length != atari.STEPS:
-            raise ValueError(f"an episode of Atari has {atari.STEPS} steps, got train_length {settings.train_length}")
         if self.atari:
+            if settings.train_length != atari.STEPS:
+                given = settings.train_length
+                raise ValueError(f"an episode of Atari has {atari.STEPS} steps, got train_length {given}")
             return atari.load(results.data_dir() / "cache" / "atari", self.name, n, seed)
         return shapes.generate(n, seed, steps=settings.train_length if split == "train" else max(HORIZONS))
 

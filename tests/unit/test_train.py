@@ -1,5 +1,6 @@
 """The loop and a run's life: schedule, order, resuming to the bit, killing, several processes."""
 
+import copy
 import dataclasses
 import json
 import math
@@ -71,6 +72,21 @@ def test_learning_rate_rises_stays_and_falls():
     assert rates[75] == pytest.approx(1.0) and 0 < rates[99] < 0.01 and rates[50:] == sorted(rates[50:], reverse=True)
     constant = dataclasses.replace(settings, warmup=0.0, cooldown=0.0)
     assert {loop.learning_rate(step, constant) for step in range(100)} == {2.0}
+
+
+def test_weight_decay_is_added_to_the_gradient_after_clipping():
+    settings = Run.of("circles", "baseline", "smoke", lr=0.5, weight_decay=0.25).settings
+    module = torch.nn.Linear(3, 2)
+    twin = copy.deepcopy(module)
+    for net in (module, twin):
+        net(torch.ones(4, 3)).square().sum().backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1e-3)
+    for p in twin.parameters():
+        p.grad += 0.25 * p.detach()
+    loop.new_optimizer(module, settings).step()
+    loop.new_optimizer(twin, dataclasses.replace(settings, weight_decay=0.0)).step()
+    for p, q in zip(module.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p, q)
 
 
 def test_an_epoch_sees_each_example_once_and_epochs_differ():
