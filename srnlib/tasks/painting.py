@@ -101,15 +101,15 @@ def painted(
         module: The model.
         X, target: What it sees and what it should paint, `[B, 3, H, W]` in 0..1.
         cells: As in `Painting`.
-        loss: Of predictions and targets of any shape, value by value.
+        loss: Of predictions and targets as patches `[B, K, 48]`, value by value.
 
     Returns:
         The output, and the loss summed over pixels and channels `[B]`; of a sample its unbiased estimate.
     """
+    patches = patch(target)
     if cells is None:
         out = module(X)
-        return out, loss(out.image, target).flatten(1).sum(dim=1)
-    patches = patch(target)
+        return out, loss(patch(out.image), patches).flatten(1).sum(dim=1)
     at, weight = sample_cells(patches, cells)
     out = module(X, at)
     return out, (weight * loss(out.image, patches.take_along_dim(at[:, :, None], dim=1)).sum(dim=2)).sum(dim=1)

@@ -11,9 +11,9 @@ from srnlib import loop
 from srnlib.data import clevr as data
 from srnlib.data.clevr_boxes import fill, published
 from srnlib.data.clevr_geometry import boxes
-from srnlib.models.image import unpatch
+from srnlib.models.image import patch, unpatch
 from srnlib.tasks import TASKS, Settings
-from srnlib.tasks.clevr import ClevrSettings, evaluation_batches, scenes, tensors, weighted
+from srnlib.tasks.clevr import ClevrSettings, colored, evaluation_batches, scenes, tensors, weighted
 from srnlib.tasks.painting import cross_entropy
 
 TASK = TASKS["clevr"]
@@ -56,6 +56,24 @@ def test_both_models_are_trained_alike_and_differ_by_the_refiner():
     assert all(name.startswith(("refiner.", "encoder.embed.")) for name in parts[1] - parts[0])
 
 
+def test_color_error_sees_colours_inside_objects_and_no_shade():
+    generator = torch.Generator().manual_seed(0)
+    target = patch(torch.rand(2, 3, 8, 8, generator=generator))
+    shade = torch.rand(2, 4, 1, 16, generator=generator).expand(-1, -1, 3, -1).flatten(-2)  # the same in all channels
+    torch.testing.assert_close(colored(target + shade, target), torch.zeros_like(target))
+    p = patch(torch.rand(2, 3, 8, 8, generator=generator))
+    red, green, blue = (p - target).unflatten(-1, (3, 16)).unbind(-2)
+    between = (red - green).square() + (green - blue).square() + (blue - red).square()
+    torch.testing.assert_close(colored(p, target).unflatten(-1, (3, 16)).sum(-2), between / 3)
+    assert colored(p, torch.zeros_like(p)).abs().max() == 0  # nothing is there: the cross-entropy's business
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
+def test_color_weight_must_be_a_weight(weight):
+    with pytest.raises(ValueError, match="color_weight must be finite and not negative"):
+        dataclasses.replace(ClevrSettings.smoke(), color_weight=weight)
+
+
 def test_black_weight_darkens_what_is_uncertain_and_nothing_else():
     p = torch.rand(4, 6, generator=torch.Generator().manual_seed(0))
     target = torch.tensor([0.0, 0.5, 0.0, 1.0, 0.1, 0.0]).expand(4, 6)
@@ -87,6 +105,19 @@ def test_black_weight_is_that_of_the_loss():
     assert extra[0] == 0 < extra[1] < extra[2] == pytest.approx(2 * black, rel=1e-3)
     with pytest.raises(ValueError, match="black_weight must be positive, got 0"):
         dataclasses.replace(settings, black_weight=0)
+
+
+def test_color_weight_is_that_of_the_loss():
+    settings, module = smoke("baseline", cells=None)
+    batch = TASK.dataset(settings, 0)[torch.arange(8)]
+    X, Y = tensors(*batch)
+    plain, with_color = (
+        TASK.loss(module, batch, dataclasses.replace(settings, color_weight=w), 0)[0].item() for w in (0.0, 50.0)
+    )
+    image = module(X).image
+    off = (image - image.mean(1, True)) - (Y - Y.mean(1, True))
+    assert with_color - plain == pytest.approx(50 * (off.square() * (Y > 0)).mean().item(), rel=1e-3)
+    assert with_color > plain
 
 
 def test_training_begins_with_half_of_the_elements_and_the_emptier_half_of_a_batch():
