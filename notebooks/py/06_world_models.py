@@ -444,7 +444,7 @@ display(Markdown("\n".join(f"- {sentence}" for sentence in verdict())))
 # Invaders. Both models take as many steps, for which the SRN needs more core-minutes (third column). In Pong the SRN's
 # mean is above C-SWM's on every measure and by every rule, with three objects as with five: far above at five steps,
 # though with three objects by a hair at one. In Space Invaders, where trainings are three times as long, the two are
-# level: a few points of difference, in both directions, within the spread of two or three seeds. We do not see the
+# level: a few points of difference, in both directions, within the spread of two to four seeds. We do not see the
 # paper's gain, nor could we expect it: the refiner that was chosen takes little away of its inner loss (section 8), so
 # the SRN is nearly a C-SWM.
 #
