@@ -271,6 +271,7 @@ for ax, (name, values) in zip(axes, paid.items(), strict=True):
 axes[0].invert_yaxis()
 plt.show()
 for name, v in paid.items():
+    assert list(v.values()) == sorted(v.values())  # what is forgotten costs
     pixel = v["that, one pixel too wide"] - v["one grey for all objects"]
     colours = v["each object in its mean grey"] - v["each object in its mean colour"]
     print(f"{name:18s} the last pixel of the outline {1000 * pixel:.1f}, the objects' colours {1000 * colours:.1f}")
