@@ -448,6 +448,141 @@ display(Markdown("\n".join(f"- {sentence}" for sentence in verdict())))
 # than the spread, and with five objects two seeds do not tell them apart. We do not see the paper's gain, nor could we
 # expect it: the refiner that was chosen takes little away of its inner loss (section 8), so the SRN is nearly a C-SWM.
 #
+# **By the published rule both models are far below the paper's numbers**, in Pong by 30 points and more at one step
+# (but see the bound in section 3). Only in Space Invaders with five objects do they come near: C-SWM at one step, and
+# both at ten, where C-SWM is above. As written the SRN is within eight points of its H@1 in Pong, and all four models
+# are above it at one step of Space Invaders. How far a training of some minutes is from 500 epochs, and how far the
+# rule, we cannot tell apart. On 2D Shapes the two are level, with a refiner that hardly moves its set; at greater inner
+# rates (section 8, the same learning rate) it mostly predicts worse. The list names the strict measures on which the
+# SRN is below C-SWM.
+#
+# No state space shrank to ties: H@1 under dedup is that of the lenient rule. MRR under dedup is even higher, since the
+# copies of a wrong target count once.
+#
+# The rates were chosen on validation, for Atari with three objects: C-SWM's learning rate among three or four, and for
+# the SRN inner rate and learning rate, all on seed 0; on 2D Shapes, where C-SWM is near 100 anyway, those of the SRN
+# alone. On Space Invaders one seed is too few for that: rates of the SRN that differ on seed 0 are level over all seeds
+# of section 8, so both models have the same learning rate there. They were tuned for trainings a third as long.
+#
+# ## 8. Does the refiner do anything, and how much do rate and length matter? (Table 5)
+#
+# The paper's Table 5 asks that of C-SWM. Its numbers, H@1 as published at 1 / 5 / 10 steps, means over five trainings
+# with standard deviations of 1 to 19 points:
+#
+# | rate, epochs | Pong, K = 5 | Pong, K = 3 | Space Invaders, K = 5 | Space Invaders, K = 3 |
+# |---|---:|---:|---:|---:|
+# | 1e-4, 500 | 63.6 / 26.1 / 16.1 | 52.5 / 24.0 / 11.8 | 46.9 / 33.1 / 21.6 | 67.9 / 46.7 / 30.7 |
+# | 1e-4, 200 | 45.7 / 16.5 / 8.6 | 39.7 / 13.9 / 6.5 | 37.1 / 19.6 / 10.0 | 54.1 / 30.3 / 16.8 |
+# | 5e-4, 500 | 56.8 / 21.2 / 13.3 | 29.7 / 20.4 / 14.4 | 56.8 / 34.6 / 27.9 | 56.9 / 31.7 / 23.9 |
+# | 5e-4, 200 | 22.8 / 7.1 / 4.0 | 26.9 / 12.4 / 10.2 | 40.0 / 14.2 / 11.5 | 55.8 / 32.8 / 15.5 |
+#
+# All trainings, our small version of Table 5: other learning rates, inner rates and lengths, the rest equal. `val` is
+# the validation score, the mean of the three MRRs (dedup) at the best row; it is greater than the test's because there
+# are 300 candidates, not 1000. Means over n seeds; `val, seed 0` compares like with like. For the SRN also the inner
+# loss before and after, and how far the set moved, on the test episodes; below 0.01 it would be a no-op. Bold: what
+# section 7 shows.
+
+# %% tags=["nbval-check-output"]
+KEYS, TRIED = [f"dedup.mrr.step{h}" for h in HORIZONS], {}
+for task in (*GAMES, "shapes"):
+    for r in results.load(task):
+        ablation = "same_time" in r["profile"] or "background" in r["profile"]  # in section 6
+        if r["profile"].startswith(PROFILE) and not ablation and not r["model"].endswith("constant"):
+            TRIED.setdefault((task, r["model"], r["profile"].partition("+")[2].replace("+", ", ")), []).append(r)
+heads = ["", "model", "steps", "rate", "inner rate", "n", "val", "val, seed 0", "H@1 (lenient), 1", "MRR (dedup), 1"]
+heads += ["5", "10"]
+heads += ["inner loss", "moved"]
+lines, order = ["| " + " | ".join(heads) + " |", "|---|---|" + "---:|" * 12], []
+for (task, model, changed), found in TRIED.items():
+    m = {key: np.mean([r["metrics"].get(key, np.nan) for r in found]) for key in found[0]["metrics"]}
+    val = {r["seed"]: max(row["dedup.mrr.mean"] for row in r["history"]) for r in found}
+    scores = [np.mean(list(val.values())), val[0], *(m[key] for key in ("lenient.h1.step1", *KEYS))]
+    scores = " | ".join(f"{v:.1f}" for v in scores)
+    inner = f"{m['inner.first']:.1f} → {m['inner.last']:.1f} | {m['moved']:.2f}" if "moved" in m else "– | –"
+    name, (kind, _, slots), config = (GAMES | {"shapes": "2D Shapes"})[task], model.partition("_k"), found[0]["config"]
+    who = f"{NAMES[kind]}, K = {slots}" if changed else f"**{NAMES[kind]}, K = {slots}**"
+    rate = f"{config['lr']:g} | {config['inner_lr']:g}" if "moved" in m else f"{config['lr']:g} | –"
+    line = f"| {name} | {who} | {config['steps']} | {rate} | {len(found)} | {scores} | {inner} |"
+    order.append((task, model, config["steps"], config["lr"], config["inner_lr"], line))
+display(Markdown("\n".join(lines + [line for *_, line in sorted(order)])))
+
+# %% [markdown]
+# In Pong the inner rate matters most: at 3000 steps each greater one of .01, .05 and .15 is better on seed 0;
+# more steps help at .15, and did not at .05. In Space Invaders no rate of the SRN stands out from the spread of its
+# seeds, and length matters more than any rate: both models gain most at five and ten steps, and on validation, from
+# longer trainings.
+#
+# Notebook 02 found two basins: a refiner that descends, and one that sleeps while the proposal does the work. Each
+# point is a training of an SRN, hollow if it is shorter than those of section 7, across how much of its inner loss the
+# refinement takes away.
+
+# %%
+fig, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained", sharey=True)
+for ax, (game, name) in zip(axes, GAMES.items(), strict=True):
+    for (task, model, _), found in TRIED.items():
+        if task == game and model.startswith("srn"):
+            k = model[-1]
+            taken = [100 * (1 - r["metrics"]["inner.last"] / r["metrics"]["inner.first"]) for r in found]
+            val = [max(row["dedup.mrr.mean"] for row in r["history"]) for r in found]
+            full = [r["config"]["steps"] >= RECORDS[game][-1]["config"]["steps"] for r in found]
+            face = [COLOURS["srn"] if f else "none" for f in full]
+            ax.scatter(taken, val, marker="o" if k == "3" else "^", edgecolors=COLOURS["srn"], facecolors=face)
+    plain = [max(row["dedup.mrr.mean"] for row in r["history"]) for r in RECORDS[game] if r["model"] == "cswm_k3"]
+    ax.axhspan(min(plain), max(plain), color=COLOURS["cswm"], alpha=0.3, linewidth=0)
+    ax.set(title=name, xlabel="inner loss taken away by refinement, %", xlim=(-5, 105))
+axes[0].set_ylabel("validation MRR (dedup), %")
+fig.suptitle("SRN: K = 3 (dots), K = 5 (triangles), full length filled; band: the seeds of C-SWM, K = 3")
+plt.show()
+
+# %% [markdown]
+# In Pong the refiners that take away next to nothing are no better than C-SWM, and those above its band take away a
+# good part. But these are the trainings of full length at the greatest inner rate, so the figure cannot part
+# refinement from length and rate. In Space Invaders there is no such relation: the longer trainings are the better
+# ones. This number tells a refiner that works from one that is asleep, not a good model from a bad one.
+#
+# ## 9. What are the objects?
+#
+# The masks of the trained models on one observation of each game. Nobody told them what an object is.
+
+# %%
+fig, axes = plt.subplots(2, 8, figsize=(11, 3.2), layout="constrained")
+for row, (game, e) in zip(axes, played.items(), strict=True):
+    X = torch.from_numpy(e.observe([7], 4)) / 255
+    plots.show(row[0], X[0, :3], GAMES[game])
+    row[4].axis("off")
+    for at, kind in ((1, "cswm"), (5, "srn")):
+        with torch.no_grad():
+            masks = TRAINED[game, f"{kind}_k3"].see(X).masks[0]
+        for k, mask in enumerate(masks):
+            shade = row[at + k].imshow(mask, cmap="magma", vmin=0, vmax=1, interpolation="nearest")
+            row[at + k].set(xticks=[], yticks=[])
+            row[at + k].grid(False)
+            row[at + k].set_title(f"{NAMES[kind]} {k + 1}", color=COLOURS[kind])
+fig.colorbar(shade, ax=axes, label="mask")
+plt.show()
+
+# %% [markdown]
+# They are no objects one by one: a paddle shows in several masks, at the upper edge here, rows of invaders share one,
+# and the cannon shows in every one. Masks may be faint: what counts is what the object encoder makes of them. Next, all
+# states of the 60 episodes, projected to two dimensions (PCA), with a line for each step taken, coloured by time.
+
+# %%
+fig, axes = plt.subplots(1, 4, figsize=(11, 2.9), layout="constrained")
+for ax, (game, kind) in zip(axes, [(g, k) for g in GAMES for k in ("cswm", "srn")], strict=True):
+    X = played[game].observe(np.arange(60)[:, None], np.arange(11)).reshape(-1, 6, 50, 50)
+    with torch.no_grad():
+        S, whose = see_distinct(TRAINED[game, f"{kind}_k3"], X, torch.device("cpu"), {})
+    flat = PCA(2).fit_transform(S[whose].flatten(1).numpy()).reshape(60, 11, 2)
+    ax.plot(flat[..., 0].T, flat[..., 1].T, color="0.8", linewidth=0.5, zorder=1)
+    points = ax.scatter(*flat.reshape(-1, 2).T, c=np.tile(np.arange(11), 60), s=6, cmap="viridis", zorder=2)
+    ax.set(xticks=[], yticks=[])
+    ax.set_title(f"{GAMES[game]}, {NAMES[kind]}", color=COLOURS[kind])
+fig.colorbar(points, ax=axes, label="time")
+plt.show()
+
+# %% [markdown]
+# The colours are mixed: as it should be, a state hardly tells the time.
+#
 # ## 10. What does it imagine?
 #
 # The model sees the start and ten actions, nothing more. At each horizon we show the real frame, and under it the frame
