@@ -31,6 +31,8 @@ class ClevrSettings(Painting):
     Attributes:
         black_weight: What a wrong value counts where nothing should be painted; 1 (paper) as everywhere. While elements
             are few it rises there from 1: from the start it would pay to paint nothing.
+        color_weight: What a wrong colour inside an object costs beside the cross-entropy, see `colored`; 0 (paper) for
+            nothing. To cross-entropy all colours are worth less than a pixel of outline (notebook 04, section 3).
         val_images, test_images: Number of images.
         source: Folder of CLEVR_v1.0, to be shown instead of pictures of ours: of its `train` the first `train_images`,
             of its `val` the first `val_images` for validation and the next for the test, as many as there are.
@@ -96,7 +98,7 @@ class ClevrTask(Task):
     }
 
     def settings(self, profile: str, model: str) -> ClevrSettings:
-        if profile == "laptop":  # about 80 core-minutes each
+        if profile == "laptop":  # measured: 75 core-minutes each
             return ClevrSettings.laptop({"srn": 17_500, "baseline": 21_000}[model])
         return getattr(ClevrSettings, profile)()
 
