@@ -585,7 +585,7 @@ _ = ipywidgets.interact(show, degrees=slider)
 # These are the breaks on one circle of turns. But *every* such circle, of any reach and about any midpoint, has an odd
 # number of them. They join into seams. Fix the midpoint and place circle A anywhere around it (circle B opposite): the
 # map of errors is cut from the inside to the outside, and, since A and B are the same green circle, it is the same
-# after half a turn.
+# after half a turn. (The grid straddles the steepest places, so most cells of a seam show less than the full error.)
 
 # %%
 line = torch.linspace(5, 26, 106, dtype=torch.float64)
