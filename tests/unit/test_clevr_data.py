@@ -5,6 +5,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -278,6 +279,17 @@ def test_a_longer_set_begins_with_the_shorter_and_processes_change_nothing(data)
         assert np.array_equal(getattr(few, name), getattr(data, name)[:2])
     assert few.scenes == data.scenes[:2] and len(few) == 2
     assert clevr.generate(0, 5).visible().shape == (0, 10, 128, 128)
+
+
+def test_one_image_is_that_row_at_any_size(data):
+    for whole in (data, clevr.generate(2, 5, size=10)):  # as many pixels as there are objects
+        for of in (whole.visible, whole.full, whole.foregrounds):
+            assert np.array_equal(of(1), of()[1]) and np.array_equal(of(np.array([1, 0])), of()[[1, 0]])
+
+
+def test_data_sets_are_equal_if_all_they_hold_is(data):
+    assert data == clevr.generate(4, 5, size=48) and data != data.part(slice(3)) and data != "data"
+    assert data != clevr.generate(4, 6, size=48) and data != replace(data, stored=data.foregrounds())
 
 
 def test_load_draws_once(data, tmp_path, monkeypatch):
