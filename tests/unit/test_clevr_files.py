@@ -16,6 +16,7 @@ from PIL import Image
 from srnlib.data import clevr, clevr_files, clevr_release
 from srnlib.data.clevr_geometry import boxes, hits, project, read
 from srnlib.data.clevr_release import fit_camera
+from srnlib.data.clevr_render import masks, render
 from srnlib.data.clevr_scenes import sample
 from srnlib.runs import Run
 from srnlib.tasks.clevr import scenes
@@ -30,7 +31,8 @@ def as_released(scene, number):
     things = []
     for thing in scene["objects"]:
         x, y, depth = project(np.array([thing["3d_coords"]]), place, 480 / 320)[0]
-        things.append(thing | {"pixel_coords": [round(480 * x), round(320 * y), depth]})
+        turned = np.radians(thing["rotation"]) + 40 * np.pi  # the release's are radians from 0 to 360
+        things.append(thing | {"pixel_coords": [round(480 * x), round(320 * y), depth], "rotation": turned})
     name = f"CLEVR_val_{number:06d}.png"
     return scene | {"objects": things, "image_index": number, "image_filename": name, "split": "val"}
 
@@ -57,6 +59,11 @@ def test_release_gets_masks_by_a_fitted_camera(release):
     assert len(data) == 3 and data.counts.tolist() == [len(s["objects"]) for s in ours]
     for i, scene in enumerate(ours):
         assert np.abs(np.array(data.scenes[i]["camera"]) - scene["camera"]).max() < 2e-2
+        turns = [[thing["rotation"] for thing in s["objects"]] for s in (data.scenes[i], scene)]
+        assert turns[0] == pytest.approx(turns[1])  # degrees, as all our scenes
+        again = render(data.scenes[i], 64)
+        assert np.array_equal(again.visible, data.visible(i)[: len(again.visible)])
+        assert all(map(np.array_equal, masks(data.scenes[i], 64), (again.visible, again.full)))
         visible, full = hits(read(scene)[0], np.array(scene["camera"]), 64, 1.5)
         for found, true in ((data.visible()[i], visible), (data.full()[i], full)):
             wrong = (found[: len(true)] != true).sum() / true.sum()
@@ -128,7 +135,7 @@ def test_release_that_is_not_there_or_not_whole_is_refused_by_name(release):
         clevr_release.load(path, "val")
     scenes["scenes"][0]["objects"] = []
     source.write_text(json.dumps(scenes))
-    with pytest.raises(ValueError, match="scene 0 of .*has 0 objects"):
+    with pytest.raises(ValueError, match="scene 0 of .*has 0 objects.*Unpack CLEVR_v1.0.zip"):
         clevr_release.load(path, "val")
     del scenes["scenes"][1]["image_filename"]
     nameless = json.dumps(scenes)
@@ -136,6 +143,31 @@ def test_release_that_is_not_there_or_not_whole_is_refused_by_name(release):
         source.write_text(content)
         with pytest.raises(ValueError, match="CLEVR_val_scenes.json is damaged"):
             clevr_release.load(path, "val")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("3d_coords", None, "3d_coords must be three finite numbers, got None"),
+        ("3d_coords", [1.0, float("nan"), 0.7], "3d_coords must be three finite numbers"),
+        ("pixel_coords", [1, 2], "pixel_coords must be three finite numbers"),
+        ("pixel_coords", 3, "pixel_coords must be three finite numbers, got 3"),
+        ("rotation", "north", "rotation must be a finite number, got 'north'"),
+        ("shape", "cone", "shape 'cone'; known are"),
+        (None, 3, "its `objects` are not a list of dictionaries"),
+        (None, [3], "its `objects` are not a list of dictionaries"),
+    ],
+)
+def test_a_foreign_scene_is_refused_in_words_and_with_what_to_do(release, key, value, says):
+    source = release[0] / "scenes" / "CLEVR_val_scenes.json"
+    content = json.loads(source.read_text())
+    if key:
+        content["scenes"][1]["objects"][2][key] = value
+    else:
+        content["scenes"][1]["objects"] = value
+    source.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"scene 1 of .*val_scenes.json is not one of CLEVR's: .*{says}.*Unpack CLEVR"):
+        clevr_release.load(release[0], "val", size=8)
 
 
 # --- The paper's h5. ---
