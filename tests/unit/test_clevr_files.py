@@ -214,7 +214,7 @@ def test_bad_h5_is_refused_by_name(tmp_path, monkeypatch):
         ({"images": np.zeros((3, 8, 8, 3), np.float32)}, r"shape \(3, 8, 8, 3\)"),
         (dict.fromkeys(clevr_files.H5, grey[:0]), r"shape \(0, 3, 8, 8\), expected .* with no zero size"),
         ({"images": 400 * grey}, "images hold values from 200 to 200; expected 0 to 1"),
-        ({"images": grey / 255}, "images reach only 0 of 255"),
+        ({"images": grey / 255}, "images reach only 0 of 255; were they divided by 255 twice"),
         ({"images": hole}, "images hold values from nan to nan"),
         ({"images_foreground": hole}, "images_foreground hold values from nan to nan"),
         ({"images_foreground": -grey}, "images_foreground hold values from -0.5"),
@@ -271,8 +271,31 @@ def example(**arrays):
     return field(1, features)
 
 
+def crc32c(data):
+    """Byte by byte, the way of the textbook; it turns "123456789" into 0xE3069283."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ 0x82F63B78 if crc & 1 else crc >> 1
+    return crc ^ 0xFFFFFFFF
+
+
+def masked(crc):
+    return (((crc >> 15) | (crc << 17) & 0xFFFFFFFF) + 0xA282EAD8) % 2**32
+
+
+def test_checksum_is_that_of_tensorflow():
+    assert crc32c(b"123456789") == 0xE3069283
+    assert clevr_files._checksum(b"123456789") == struct.pack("<I", masked(0xE3069283))
+    assert clevr_files._checksum(struct.pack("<Q", 24)) == b"\xa3\x7fK\x22"  # all of TensorBoard's files begin so
+
+
 def write_tfrecords(path, *records):
-    stream = b"".join(struct.pack("<QI", len(r), 7) + r + struct.pack("<I", 7) for r in records)
+    stream = b""
+    for record in records:
+        head = struct.pack("<Q", len(record))
+        stream += head + struct.pack("<I", masked(crc32c(head))) + record + b"data's sum is not read"[:4]
     path.write_bytes(gzip.compress(stream, 1))
     return stream
 
@@ -327,11 +350,13 @@ def test_bad_tfrecords_are_refused_by_name(tmp_path, pictures):
         (gzip.compress(stream[:-50], 1), "middle of a record"),
         (b"not gzip", "."),
         (gzip.compress(b"something else, longer than a head", 1), "not made of TFRecords"),
-        (gzip.compress(stream[:5], 1), "."),
+        (gzip.compress(stream[:5], 1), "not made of TFRecords"),
+        (gzip.compress(stream[:9] + b"x" + stream[10:], 1), "not made of TFRecords"),  # the length's checksum
     ]:
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=f"b.tfrecords is damaged, or another file .*{says}"):
-            clevr_files.load_tfrecords(path)
+        for n in (None, 0):
+            with pytest.raises(ValueError, match=f"b.tfrecords is damaged, or another file .*{says}"):
+                clevr_files.load_tfrecords(path, n)
     for record, says in [
         (example(image=image), "lacks the feature 'mask'"),
         (example(image=image[:100], mask=mask), r"'image' is not of \(240, 320, 3\) bytes"),
