@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from srnlib.data._hash import integer
@@ -16,7 +17,7 @@ FURTHEST_FROM_RED = 6 * list(KINDS).index("furthest") + COLOURS.index("red")  # 
 
 
 def right_when_turned(
-    answer: Callable[[Tensor], Tensor], centers, shapes, *, every: int = 1, block: int = 360
+    answer: Callable[[Tensor], ArrayLike | Tensor], centers, shapes, *, every: int = 1, block: int = 360
 ) -> Tensor:
     """Whether a model names the shape furthest from red, for each rotation of each scene.
 
@@ -24,7 +25,8 @@ def right_when_turned(
     drawn anew, so that shapes stay upright. The right answer is computed for each rotation by itself.
 
     Args:
-        answer: Takes images uint8 `[M, 3, 75, 75]`, gives indices into `ANSWERS` `[M]` or scores `[M, 10]`.
+        answer: Takes images uint8 `[M, 3, 75, 75]`, gives indices into `ANSWERS` `[M]` or scores `[M, 10]`, as
+            tensor, array or list.
         centers, shapes: Scenes `[n, 6, 2]` and `[n, 6]` that may be turned, such as those of
             `srnlib.data.sort_of_clevr_robust.easy` and `synthetic`.
         every: Take each so-manieth of the 720 rotations, of half a degree each; the first is the scene itself.
@@ -35,7 +37,7 @@ def right_when_turned(
 
     Raises:
         TypeError, ValueError: As `rotations` and `answers`; also if `every` does not divide 720, `block` is below 1,
-            or `answer` gives a tensor of another shape.
+            or `answer` gives another shape.
     """
     every, block = integer("every", every, 1), integer("block", block, 1)
     if TURNS % every:
@@ -48,7 +50,7 @@ def right_when_turned(
     right = []
     for at in range(0, len(turned), block):
         part = slice(at, at + block)
-        given = answer(torch.from_numpy(render(turned[part], shapes[part])))
+        given = torch.as_tensor(answer(torch.from_numpy(render(turned[part], shapes[part]))))
         true = torch.from_numpy(answers(turned[part], shapes[part])[:, FURTHEST_FROM_RED])
         if given.dim() == 2 and given.shape[1] == len(ANSWERS):
             given = given.argmax(dim=1)

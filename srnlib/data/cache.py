@@ -22,8 +22,9 @@ def cached(
     """The arrays `make(**settings)`, read from `folder` if they were made before.
 
     They are in `<name>-<settings>.npz`, for example `pong-n1000-seed1.npz`, and the side file `.json` of the same stem
-    holds name, version, settings and the sha256 of the arrays' file. Both appear whole or not at all. Processes that
-    make the same arrays at the same time do not disturb each other.
+    holds name, version, settings and the sha256 of the arrays' file. A stem of more than 150 characters is cut and ends
+    in a hash. Both appear whole or not at all. Processes and threads that make the same arrays at the same time do not
+    disturb each other.
 
     An older version is made afresh and replaced. So is a damaged file, with a warning.
 
@@ -44,6 +45,8 @@ def cached(
     stem = "-".join([name, *(f"{key}{value}" for key, value in settings.items())])
     if not re.fullmatch(r"\w[\w.-]*", stem):
         raise ValueError(f"{stem!r} is no name for a cached file: use letters, digits, '_', '.' and '-'")
+    if len(stem) > 150:  # most file systems end a name at 255 bytes
+        stem = f"{stem[:100]}-{hashlib.sha256(stem.encode()).hexdigest()[:32]}"
 
     path, side = Path(folder) / f"{stem}.npz", Path(folder) / f"{stem}.json"
     making = {"name": name, "version": version, "settings": settings}

@@ -23,9 +23,11 @@ from srnlib.data.clevr_scenes import MAX_OBJECTS, sample
 VERSION = 1  # of the data; raise it when `generate` returns something else
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Clevr:
-    """n pictures of S x S pixels. M = MAX_OBJECTS: rows after a scene's last object are empty.
+    """n pictures of S x S pixels, equal to others if all attributes are. M = MAX_OBJECTS.
+
+    Rows after a scene's last object are empty.
 
     Attributes:
         images: uint8 `[n, 3, S, S]`.
@@ -33,7 +35,7 @@ class Clevr:
         covers: uint16 `[n, S, S]`, a bit for each object that lies behind the pixel's centre, seen or hidden.
         boxes: int64 `[n, M, 4]`, (left, top, right, bottom) of the whole objects, right and bottom one past the end.
         counts: int64 `[n]`.
-        scenes: One dictionary each in CLEVR's JSON schema, and in it the places of camera and lamps.
+        scenes: One dictionary each in CLEVR's JSON schema, `rotation` in degrees, and the places of camera and lamps.
         stored: uint8 `[n, 3, S, S]`, what a file holds as `foregrounds`, with soft edges; None: they follow from `ids`.
     """
 
@@ -48,24 +50,30 @@ class Clevr:
     def __len__(self) -> int:
         return len(self.images)
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Clevr):
+            return NotImplemented
+        return all(np.array_equal(getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+
     def part(self, rows: slice) -> Clevr:
         """Some of the images, with all that belongs to them."""
         whole = {field.name: getattr(self, field.name) for field in fields(self)}
         return Clevr(**{name: None if values is None else values[rows] for name, values in whole.items()})
 
-    def foregrounds(self, rows: slice | NDArray = slice(None)) -> NDArray[np.uint8]:
+    def foregrounds(self, rows: int | slice | NDArray = slice(None)) -> NDArray[np.uint8]:
         """The images `rows` without their background: `[..., 3, S, S]`, 0 where the floor is seen."""
         if self.stored is not None:
             return self.stored[rows]
-        return self.images[rows] * (self.ids[rows] > 0)[:, None]
+        return self.images[rows] * (self.ids[rows] > 0)[..., None, :, :]
 
-    def visible(self, rows: slice | NDArray = slice(None)) -> NDArray[np.bool_]:
+    def visible(self, rows: int | slice | NDArray = slice(None)) -> NDArray[np.bool_]:
         """What is seen of each object of the images `rows`: `[..., M, S, S]`."""
-        return self.ids[rows][:, None] == np.arange(1, MAX_OBJECTS + 1, dtype=np.uint8)[:, None, None]
+        return self.ids[rows][..., None, :, :] == np.arange(1, MAX_OBJECTS + 1, dtype=np.uint8)[:, None, None]
 
-    def full(self, rows: slice | NDArray = slice(None)) -> NDArray[np.bool_]:
+    def full(self, rows: int | slice | NDArray = slice(None)) -> NDArray[np.bool_]:
         """Each object's silhouette as if it stood alone, for the images `rows`: `[..., M, S, S]`."""
-        return (self.covers[rows][:, None] >> np.arange(MAX_OBJECTS, dtype=np.uint16)[:, None, None] & 1).astype(bool)
+        number = np.arange(MAX_OBJECTS, dtype=np.uint16)[:, None, None]
+        return (self.covers[rows][..., None, :, :] >> number & 1).astype(bool)
 
 
 def generate(n: int, seed: int, *, size: int = 128, workers: int = 1, progress: bool = False) -> Clevr:

@@ -27,6 +27,10 @@ def estimated(scene: dict, size: int = 128) -> NDArray[np.int64]:
     The turn of x and y uses the new x for the new y. Ends are cut to whole pixels and kept in one byte (here in two, if
     the picture has 256 or more), so an end left of the picture or above it wraps around and leaves the box empty.
 
+    Heights are shares of 320, which suits the release's pictures of 480 x 320. Ours are 4:3, 360 high at that width, so
+    their boxes come out an eighth too tall. The mean IoU with the exact boxes of `generate(80, 0)` is .716; with 360 it
+    would be .767, and the same scenes seen 3:2 have .768. Kept, as the records that ship were measured with it.
+
     Args:
         scene: In CLEVR's schema; `pixel_coords` speak of a picture of `width` x `height` pixels if the scene says so,
             else of 320 x 240.

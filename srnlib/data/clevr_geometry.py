@@ -59,10 +59,10 @@ def read(scene: dict) -> tuple[Objects, NDArray, dict[str, NDArray]]:
         radius = [SIZES[_word(thing, "size", SIZES)] for thing in things]
         colour = [COLOURS[_word(thing, "color", COLOURS)] for thing in things]
         material = [MATERIALS[_word(thing, "material", MATERIALS)] for thing in things]
-        centre = np.array([_numbers("3d_coords", thing["3d_coords"], 3) for thing in things])
-        angle = np.radians([_numbers("rotation", thing["rotation"]) for thing in things])
-        place = _numbers("camera", scene["camera"], 3)
-        lamps = {name: _numbers(f"lamp {name}", scene["lamps"][name], 3) for name in LAMPS}
+        centre = np.array([numbers("3d_coords", thing["3d_coords"], 3) for thing in things])
+        angle = np.radians([numbers("rotation", thing["rotation"]) for thing in things])
+        place = numbers("camera", scene["camera"], 3)
+        lamps = {name: numbers(f"lamp {name}", scene["lamps"][name], 3) for name in LAMPS}
     except KeyError as error:
         raise ValueError(f"the scene lacks the key {error}, which scenes of srnlib.data.clevr.generate have") from None
     except TypeError as error:
@@ -86,7 +86,8 @@ def _word(thing: dict, key: str, known: object) -> str:
     return thing[key]
 
 
-def _numbers(key: str, value: object, *shape: int) -> NDArray:
+def numbers(key: str, value: object, *shape: int) -> NDArray:
+    """A number of a scene, or three of them if `shape` is 3, as floats. Raises: ValueError, naming `key`."""
     try:
         found = np.array(value, float)
     except (TypeError, ValueError):

@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from srnlib.data._hash import integer
 from srnlib.data.clevr import Clevr
-from srnlib.data.clevr_geometry import CAMERA, LAMPS, boxes, hits, project, read
+from srnlib.data.clevr_geometry import CAMERA, LAMPS, boxes, numbers, project
+from srnlib.data.clevr_render import masks
 from srnlib.data.clevr_scenes import HEIGHT, MAX_OBJECTS, WIDTH
 
 SIZE = (480, 320)  # of its pictures
@@ -28,7 +29,9 @@ HELP = "Unpack CLEVR_v1.0.zip of https://cs.stanford.edu/people/jcjohns/clevr an
 def load(path: str | Path, split: str = "train", n: int | None = None, *, size: int = 128, progress=False) -> Clevr:
     """Reads CLEVR_v1.0 and adds masks, silhouettes and boxes; 3:2 pictures are squashed into squares, as in the paper.
 
-    The scenes it returns hold the `camera` that was found, and the lamps at their mean places.
+    The scenes it returns hold the `camera` that was found, the lamps at their mean places, and each `rotation` in
+    degrees, 0 to 360, as `srnlib.data.clevr_render` reads it. The files' numbers are radians: CLEVR's generator gives
+    360 * random() to Blender, which reads radians (https://github.com/facebookresearch/clevr-dataset-gen/issues/5).
 
     Args:
         path: The folder that has `images` and `scenes`.
@@ -39,6 +42,7 @@ def load(path: str | Path, split: str = "train", n: int | None = None, *, size: 
 
     Raises:
         FileNotFoundError: If the folder or a file in it is missing.
+        ImportError: Without Pillow.
         ValueError: If a file is damaged or is not of CLEVR, or the camera does not fit; the message names the file.
     """
     path, n, size = Path(path), None if n is None else integer("n", n, 0), integer("size", size, 1)
@@ -87,18 +91,25 @@ def read_picture(source: Path, size: int) -> NDArray[np.uint8]:
 
 
 def with_masks(images: NDArray[np.uint8], scenes: list[dict], size: int, source: Path) -> Clevr:
-    """The images with all that can be computed from their scenes. Raises: ValueError, naming `source` and the scene."""
+    """The images with all that can be computed from their scenes, which are the release's: `rotation` in radians.
+
+    Raises: ValueError, naming `source` and the scene.
+    """
     n = len(images)
     ids, covers = np.zeros((n, size, size), np.uint8), np.zeros((n, size, size), np.uint16)
     corners, found = np.zeros((n, MAX_OBJECTS, 4), np.int64), []
     lamps = {name: list(lamp[0]) for name, lamp in LAMPS.items()}
     for i, scene in enumerate(scenes):
         try:
-            scene = scene | {"lamps": lamps, "camera": fit_camera(scene)}
-            objects, place, _ = read(scene)
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"scene {i} of {source} is not one of CLEVR's: {error}") from error
-        visible, full = hits(objects, place, size, scene["width"] / scene["height"])
+            camera = fit_camera(scene)
+            things = [
+                thing | {"rotation": float(np.degrees(numbers("rotation", thing.get("rotation"))) % 360)}
+                for thing in scene["objects"]
+            ]
+            scene = scene | {"lamps": lamps, "camera": camera, "objects": things}
+            visible, full = masks(scene, size)
+        except ValueError as error:
+            raise ValueError(f"scene {i} of {source} is not one of CLEVR's: {error}. {HELP}") from error
         number = np.arange(len(full))[:, None, None]
         ids[i], covers[i] = (visible * (number + 1)).sum(0), (full << number).sum(0)
         corners[i, : len(full)] = boxes(full)
@@ -113,13 +124,17 @@ def fit_camera(scene: dict) -> list[float]:
     `pixel_coords` speak of a picture of `width` x `height` pixels if the scene says so, else of 320 x 240.
 
     Raises:
-        ValueError: If no place near CLEVR's explains where the objects appear, or there are too many objects.
+        ValueError: If no place near CLEVR's explains where the objects appear, there are too many objects, or they are
+            no dictionaries with three finite numbers as `3d_coords` and as `pixel_coords`.
     """
-    things, size = scene["objects"], (scene.get("width", WIDTH), scene.get("height", HEIGHT))
+    things, size = scene.get("objects"), (scene.get("width", WIDTH), scene.get("height", HEIGHT))
+    if not isinstance(things, list) or not all(isinstance(thing, dict) for thing in things):
+        raise ValueError("its `objects` are not a list of dictionaries")
     if not 1 <= len(things) <= MAX_OBJECTS:
         raise ValueError(f"it has {len(things)} objects; CLEVR's have 1 to {MAX_OBJECTS}")
-    points = np.array([thing["3d_coords"] for thing in things], float)
-    seen = np.array([thing["pixel_coords"] for thing in things], float)
+    points, seen = (
+        np.array([numbers(key, thing.get(key), 3) for thing in things]) for key in ("3d_coords", "pixel_coords")
+    )
     weight = np.array([1.0, 1.0, 1e3])  # depths are exact, places are rounded to pixels
 
     def miss(place: NDArray) -> NDArray:

@@ -22,6 +22,7 @@ from srnlib.data.clevr_geometry import (
     into,
     near,
     normal,
+    numbers,
     rays,
     read,
     view,
@@ -48,21 +49,25 @@ class Rendering(NamedTuple):
 def render(scene: dict, size: int = 128) -> Rendering:
     """Draws a scene of CLEVR's JSON schema with the places of its camera and lamps (see `srnlib.data.clevr.generate`).
 
+    The picture is 4:3, or `width` by `height` if the scene has them, and squashed into a square. A `rotation` is in
+    degrees; that of CLEVR's own files is in radians, which `srnlib.data.clevr_release` turns into degrees.
+
     Raises:
-        ValueError: If the scene lacks a key, or holds an unknown word; or if `size` is not positive.
+        ValueError: If the scene lacks a key, or holds an unknown word or no number; or if `size` is not positive.
     """
     objects, place, lamps = read(scene)
-    visible, full = hits(objects, place, size)
+    aspect = _aspect(scene)
+    visible, full = hits(objects, place, size, aspect)
     seen = np.where(visible.any(0), visible.argmax(0), len(visible))
     fine = np.isin(seen, np.flatnonzero(objects.metal))  # pixels that take four rays: metal, and outlines
     for axis in (0, 1):
         edge = np.diff(seen, axis=axis) != 0
         fine |= np.insert(edge, 0, False, axis) | np.insert(edge, size - 1, False, axis)
     row, column = np.nonzero(~fine)
-    once = rays(place, size, row + 0.5, column + 0.5)
+    once = rays(place, size, row + 0.5, column + 0.5, aspect)
     row, column = np.nonzero(fine)
     steps = np.array([[0.125, 0.375], [0.375, 0.875], [0.625, 0.125], [0.875, 0.625]])
-    often = rays(place, size, (row[:, None] + steps[:, 0]).ravel(), (column[:, None] + steps[:, 1]).ravel())
+    often = rays(place, size, (row[:, None] + steps[:, 0]).ravel(), (column[:, None] + steps[:, 1]).ravel(), aspect)
     light = _light(objects, lamps, place, np.concatenate([often, once])).clip(0, 1)
     linear = np.empty((size, size, 3))
     linear[fine] = light[: len(often)].reshape(-1, 4, 3).mean(1)
@@ -75,7 +80,15 @@ def render(scene: dict, size: int = 128) -> Rendering:
 def masks(scene: dict, size: int = 128) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Only the visible and full masks of `render`, each bool `[M, size, size]`. Raises: as `render`."""
     objects, place, _ = read(scene)
-    return hits(objects, place, size)
+    return hits(objects, place, size, _aspect(scene))
+
+
+def _aspect(scene: dict) -> float:
+    """Width by height of a scene's picture before it is squashed."""
+    width, height = (float(numbers(key, scene.get(key, usual))) for key, usual in (("width", 4), ("height", 3)))
+    if not (width > 0 and height > 0):
+        raise ValueError(f"width and height of a scene's picture must be positive, got {width:g} and {height:g}")
+    return width / height
 
 
 def _light(objects: Objects, lamps: dict[str, NDArray], place: NDArray, d: NDArray) -> NDArray:

@@ -157,9 +157,9 @@ def render(
     """
     centers, shapes = _check(centers, shapes)
     size = (len(centers), 3, SIZE, SIZE)
-    if background is not None and (background.shape != size or background.dtype != np.uint8):
-        raise ValueError(f"background must be uint8 {list(size)}, got {background.dtype} {list(background.shape)}")
-    images = np.full(size, 255, np.uint8) if background is None else background.copy()
+    images = np.full(size, 255, np.uint8) if background is None else np.array(background)
+    if images.shape != size or images.dtype != np.uint8:
+        raise ValueError(f"background must be uint8 {list(size)}, got {images.dtype} {list(images.shape)}")
     steps = np.arange(-HALF, HALF + 1)
     square = steps[:, None] * SIZE + steps
     disc = square[4 * (steps[:, None] ** 2 + steps**2) <= (2 * HALF + 1) ** 2]
@@ -184,7 +184,8 @@ def backgrounds(n: int, seed: int) -> NDArray[np.uint8]:
 
     Raises: As `generate`.
     """
-    keys = stream(integer("n", n, 0), integer("seed", seed, 0))
+    n, seed = integer("n", n, 0), integer("seed", seed, 0)
+    keys = stream(n, seed)
     words = mix(mix(~keys)[:, None] + GOLDEN * np.arange(1, 16, dtype=np.uint64)).reshape(n, 5, 3)
     fields = np.concatenate([words, words << 21, words << 42], axis=2)
     sides = 10 + below(fields[..., :2], 31)
@@ -217,6 +218,6 @@ def _check(centers: NDArray[np.integer], shapes: NDArray[np.integer]) -> tuple[N
         )
     if ((shapes < RECTANGLE) | (shapes > CIRCLE)).any():
         raise ValueError(
-            f"a shape must be {RECTANGLE} (rectangle) or {CIRCLE} (circle), got {sorted(set(shapes.flat))}"
+            f"a shape must be {RECTANGLE} (rectangle) or {CIRCLE} (circle), got {np.unique(shapes).tolist()}"
         )
     return centers, shapes

@@ -2,6 +2,8 @@
 
 import json
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -108,6 +110,27 @@ def test_a_crash_while_writing_leaves_nothing_half_done(tmp_path, make, monkeypa
     monkeypatch.undo()
     cached(tmp_path, "pong", make, version=1, n=3, seed=7)
     assert same(make(3, 7), cached(tmp_path, "pong", make, version=1, n=3, seed=7)) and len(make.calls) == 3
+
+
+def test_threads_do_not_disturb_each_other(tmp_path, make):
+    together = threading.Barrier(8)
+
+    def meet(**settings):
+        together.wait(60)  # all make, then all write
+        return make(**settings)
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: cached(tmp_path, "pong", meet, version=1, n=3, seed=7), range(8)))
+    assert len(make.calls) == 8 and all(same(one, make(3, 7)) for one in found)
+    assert len(list(tmp_path.iterdir())) == 2 and same(found[0], cached(tmp_path, "pong", None, version=1, n=3, seed=7))
+
+
+def test_a_long_name_ends_in_a_hash(tmp_path, make):
+    seeds = [10**400, 10**400 + 1]
+    for _ in range(2):
+        for seed in seeds:
+            cached(tmp_path, "pong", lambda n, seed: make(n, seed % 7), version=1, n=3, seed=seed)
+    assert len(make.calls) == 2 and all(len(path.name) < 150 for path in tmp_path.iterdir())
 
 
 def test_a_maker_that_fails_leaves_no_file(tmp_path):

@@ -5,6 +5,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -280,6 +281,17 @@ def test_a_longer_set_begins_with_the_shorter_and_processes_change_nothing(data)
     assert clevr.generate(0, 5).visible().shape == (0, 10, 128, 128)
 
 
+def test_one_image_is_that_row_at_any_size(data):
+    for whole in (data, clevr.generate(2, 5, size=10)):  # as many pixels as there are objects
+        for of in (whole.visible, whole.full, whole.foregrounds):
+            assert np.array_equal(of(1), of()[1]) and np.array_equal(of(np.array([1, 0])), of()[[1, 0]])
+
+
+def test_data_sets_are_equal_if_all_they_hold_is(data):
+    assert data == clevr.generate(4, 5, size=48) and data != data.part(slice(3)) and data != "data"
+    assert data != clevr.generate(4, 6, size=48) and data != replace(data, stored=data.foregrounds())
+
+
 def test_load_draws_once(data, tmp_path, monkeypatch):
     first = clevr.load(1, 5, tmp_path, size=48)
     monkeypatch.setattr(clevr, "_draw", None)
@@ -322,10 +334,22 @@ def test_a_pixel_of_two_cubes_that_touch_sees_one_of_them():
     assert (picture.visible.any(0) == picture.full.any(0)).all() and (picture.visible <= picture.full).all()
 
 
-def test_a_camera_straight_above_sees_a_square():
-    picture = render(scene_of(thing("cube", size="large", rotation=0)) | {"camera": [0.0, 0.0, 8.0]}, 96)
+@pytest.mark.parametrize("width, height", [(None, None), (4, 3), (480, 320)])
+def test_a_camera_straight_above_sees_a_square_as_wide_as_the_scene_says(width, height):
+    scene = scene_of(thing("cube", size="large", rotation=0)) | {"camera": [0.0, 0.0, 8.0]}
+    picture = render(scene | ({"width": width, "height": height} if width else {}), 192)
     left, top, right, bottom = picture.boxes[0]
-    assert picture.image.max() > 50 and 3 * (bottom - top) == pytest.approx(4 * (right - left), abs=4)
+    aspect = width / height if width else 4 / 3
+    assert picture.image.max() > 50 and bottom - top == pytest.approx(aspect * (right - left), abs=2)
+    seen = (np.ptp(picture.image.astype(int), axis=0) > 60).any(1).sum()  # red rows: the picture is drawn so, too
+    assert seen == pytest.approx(bottom - top, abs=2)
+
+
+@pytest.mark.parametrize("wrong", [{"width": 0}, {"height": -3}, {"width": "wide"}, {"height": None}])
+def test_a_picture_has_a_size(wrong):
+    for draw in (render, masks):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            draw(scene_of(thing()) | wrong, 8)
 
 
 @pytest.mark.parametrize("size", [0.7, 0.35])

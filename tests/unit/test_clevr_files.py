@@ -16,6 +16,7 @@ from PIL import Image
 from srnlib.data import clevr, clevr_files, clevr_release
 from srnlib.data.clevr_geometry import boxes, hits, project, read
 from srnlib.data.clevr_release import fit_camera
+from srnlib.data.clevr_render import masks, render
 from srnlib.data.clevr_scenes import sample
 from srnlib.runs import Run
 from srnlib.tasks.clevr import scenes
@@ -30,7 +31,8 @@ def as_released(scene, number):
     things = []
     for thing in scene["objects"]:
         x, y, depth = project(np.array([thing["3d_coords"]]), place, 480 / 320)[0]
-        things.append(thing | {"pixel_coords": [round(480 * x), round(320 * y), depth]})
+        turned = np.radians(thing["rotation"]) + 40 * np.pi  # the release's are radians from 0 to 360
+        things.append(thing | {"pixel_coords": [round(480 * x), round(320 * y), depth], "rotation": turned})
     name = f"CLEVR_val_{number:06d}.png"
     return scene | {"objects": things, "image_index": number, "image_filename": name, "split": "val"}
 
@@ -57,6 +59,11 @@ def test_release_gets_masks_by_a_fitted_camera(release):
     assert len(data) == 3 and data.counts.tolist() == [len(s["objects"]) for s in ours]
     for i, scene in enumerate(ours):
         assert np.abs(np.array(data.scenes[i]["camera"]) - scene["camera"]).max() < 2e-2
+        turns = [[thing["rotation"] for thing in s["objects"]] for s in (data.scenes[i], scene)]
+        assert turns[0] == pytest.approx(turns[1])  # degrees, as all our scenes
+        again = render(data.scenes[i], 64)
+        assert np.array_equal(again.visible, data.visible(i)[: len(again.visible)])
+        assert all(map(np.array_equal, masks(data.scenes[i], 64), (again.visible, again.full)))
         visible, full = hits(read(scene)[0], np.array(scene["camera"]), 64, 1.5)
         for found, true in ((data.visible()[i], visible), (data.full()[i], full)):
             wrong = (found[: len(true)] != true).sum() / true.sum()
@@ -128,7 +135,7 @@ def test_release_that_is_not_there_or_not_whole_is_refused_by_name(release):
         clevr_release.load(path, "val")
     scenes["scenes"][0]["objects"] = []
     source.write_text(json.dumps(scenes))
-    with pytest.raises(ValueError, match="scene 0 of .*has 0 objects"):
+    with pytest.raises(ValueError, match="scene 0 of .*has 0 objects.*Unpack CLEVR_v1.0.zip"):
         clevr_release.load(path, "val")
     del scenes["scenes"][1]["image_filename"]
     nameless = json.dumps(scenes)
@@ -136,6 +143,31 @@ def test_release_that_is_not_there_or_not_whole_is_refused_by_name(release):
         source.write_text(content)
         with pytest.raises(ValueError, match="CLEVR_val_scenes.json is damaged"):
             clevr_release.load(path, "val")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("3d_coords", None, "3d_coords must be three finite numbers, got None"),
+        ("3d_coords", [1.0, float("nan"), 0.7], "3d_coords must be three finite numbers"),
+        ("pixel_coords", [1, 2], "pixel_coords must be three finite numbers"),
+        ("pixel_coords", 3, "pixel_coords must be three finite numbers, got 3"),
+        ("rotation", "north", "rotation must be a finite number, got 'north'"),
+        ("shape", "cone", "shape 'cone'; known are"),
+        (None, 3, "its `objects` are not a list of dictionaries"),
+        (None, [3], "its `objects` are not a list of dictionaries"),
+    ],
+)
+def test_a_foreign_scene_is_refused_in_words_and_with_what_to_do(release, key, value, says):
+    source = release[0] / "scenes" / "CLEVR_val_scenes.json"
+    content = json.loads(source.read_text())
+    if key:
+        content["scenes"][1]["objects"][2][key] = value
+    else:
+        content["scenes"][1]["objects"] = value
+    source.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"scene 1 of .*val_scenes.json is not one of CLEVR's: .*{says}.*Unpack CLEVR"):
+        clevr_release.load(release[0], "val", size=8)
 
 
 # --- The paper's h5. ---
@@ -182,7 +214,7 @@ def test_bad_h5_is_refused_by_name(tmp_path, monkeypatch):
         ({"images": np.zeros((3, 8, 8, 3), np.float32)}, r"shape \(3, 8, 8, 3\)"),
         (dict.fromkeys(clevr_files.H5, grey[:0]), r"shape \(0, 3, 8, 8\), expected .* with no zero size"),
         ({"images": 400 * grey}, "images hold values from 200 to 200; expected 0 to 1"),
-        ({"images": grey / 255}, "images reach only 0 of 255"),
+        ({"images": grey / 255}, "images reach only 0 of 255; were they divided by 255 twice"),
         ({"images": hole}, "images hold values from nan to nan"),
         ({"images_foreground": hole}, "images_foreground hold values from nan to nan"),
         ({"images_foreground": -grey}, "images_foreground hold values from -0.5"),
@@ -239,8 +271,31 @@ def example(**arrays):
     return field(1, features)
 
 
+def crc32c(data):
+    """Byte by byte, the way of the textbook; it turns "123456789" into 0xE3069283."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ 0x82F63B78 if crc & 1 else crc >> 1
+    return crc ^ 0xFFFFFFFF
+
+
+def masked(crc):
+    return (((crc >> 15) | (crc << 17) & 0xFFFFFFFF) + 0xA282EAD8) % 2**32
+
+
+def test_checksum_is_that_of_tensorflow():
+    assert crc32c(b"123456789") == 0xE3069283
+    assert clevr_files._checksum(b"123456789") == struct.pack("<I", masked(0xE3069283))
+    assert clevr_files._checksum(struct.pack("<Q", 24)) == b"\xa3\x7fK\x22"  # all of TensorBoard's files begin so
+
+
 def write_tfrecords(path, *records):
-    stream = b"".join(struct.pack("<QI", len(r), 7) + r + struct.pack("<I", 7) for r in records)
+    stream = b""
+    for record in records:
+        head = struct.pack("<Q", len(record))
+        stream += head + struct.pack("<I", masked(crc32c(head))) + record + b"data's sum is not read"[:4]
     path.write_bytes(gzip.compress(stream, 1))
     return stream
 
@@ -295,11 +350,13 @@ def test_bad_tfrecords_are_refused_by_name(tmp_path, pictures):
         (gzip.compress(stream[:-50], 1), "middle of a record"),
         (b"not gzip", "."),
         (gzip.compress(b"something else, longer than a head", 1), "not made of TFRecords"),
-        (gzip.compress(stream[:5], 1), "."),
+        (gzip.compress(stream[:5], 1), "not made of TFRecords"),
+        (gzip.compress(stream[:9] + b"x" + stream[10:], 1), "not made of TFRecords"),  # the length's checksum
     ]:
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=f"b.tfrecords is damaged, or another file .*{says}"):
-            clevr_files.load_tfrecords(path)
+        for n in (None, 0):
+            with pytest.raises(ValueError, match=f"b.tfrecords is damaged, or another file .*{says}"):
+                clevr_files.load_tfrecords(path, n)
     for record, says in [
         (example(image=image), "lacks the feature 'mask'"),
         (example(image=image[:100], mask=mask), r"'image' is not of \(240, 320, 3\) bytes"),

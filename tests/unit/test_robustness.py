@@ -57,6 +57,8 @@ def test_scores_are_read_as_answers_and_blocks_do_not_matter():
 
     one, other = (right_when_turned(scores, *SCENES, every=120, block=block) for block in (5, 1000))
     assert one.all() and torch.equal(one, other)
+    for plain in (torch.Tensor.numpy, torch.Tensor.tolist):
+        assert torch.equal(right_when_turned(lambda images, as_=plain: as_(scores(images)), *SCENES, every=120), one)
     assert right_when_turned(scores, *(a[:0] for a in SCENES)).shape == (0, 720)
 
 

@@ -119,10 +119,12 @@ def test_clutter_lies_behind_the_same_shapes():
     plain, centers, shapes = generate(60, 9)
     images, *same = generate(60, 9, clutter=True)
     assert np.array_equal(centers, same[0]) and np.array_equal(shapes, same[1])
+    assert np.array_equal(render(centers, shapes, list(module.backgrounds(60, 9))), images)
     on_black = render(centers, shapes, np.zeros_like(plain))
     drawn = np.broadcast_to((plain == on_black).all(axis=1, keepdims=True), plain.shape)  # pixels of shapes
     assert np.array_equal(images[drawn], plain[drawn])
     assert np.array_equal(np.where(drawn, 0, images), np.where(drawn, 0, module.backgrounds(60, 9)))
+    assert np.array_equal(generate(True, 9, clutter=True)[0], images[:1])  # True is the integer 1
     colours = module.backgrounds(60, 9).transpose(0, 2, 3, 1) @ np.array([1, 256, 256**2])
     assert {len(np.unique(image)) for image in colours} <= {2, 3, 4, 5, 6}  # white, and rectangles not wholly hidden
 
@@ -226,6 +228,7 @@ def test_no_sine_is_near_a_half():
         (lambda: robust.rotations(ROW * 1.0), TypeError, "must be integers"),
         (lambda: robust.rotations(np.full((1, 6, 2), 5)), ValueError, "red object of scene 0.*within 32 pixels"),
         (lambda: render(ROW, MIXED, np.zeros((1, 75, 75), np.uint8)), ValueError, "background must be uint8"),
+        (lambda: render(ROW, MIXED, [[[0]]]), ValueError, r"background must be uint8 .*, got int64 \[1, 1, 1\]"),
     ],
 )
 def test_bad_requests_say_what_is_wrong(make, error, says):
@@ -250,7 +253,7 @@ def test_centres_of_few_bits_are_measured_alike(dtype):
         (ROW, MIXED[:, :5], ValueError, r"shapes \[n, 6\]"),
         (ROW - 6, MIXED, ValueError, r"red object of scene 0, \(x, y\) = \[4, 4\]"),
         (ROW + 10, MIXED, ValueError, r"grey object .* 5 \.\. 69"),
-        (ROW, MIXED + 1, ValueError, "a shape must be 0"),
+        (ROW, MIXED + 1, ValueError, r"a shape must be 0 .*, got \[1, 2\]"),
     ],
 )
 def test_bad_scenes_say_what_is_wrong(function, centers, shapes, error, says):
