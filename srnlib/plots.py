@@ -150,9 +150,13 @@ def samples(images: ArrayLike, found: Mapping[str, tuple[ArrayLike, ArrayLike]],
         columns: Of the sheet of elements.
     """
     found = {m: (np.asarray(images), np.asarray(elements)) for m, (images, elements) in found.items()}
-    width = 1 + 2 * len(found)
-    size = (1.5 * width, 1.5 * len(images))
-    fig, axes = plt.subplots(len(images), width, figsize=size, layout="constrained", squeeze=False)
+    wide = [1.0]  # widths of the pictures, in heights
+    for _, elements in found.values():
+        wide += [1.0, columns**2 / elements.shape[1]]
+    unit = min(1.5, 11 / sum(wide))
+    size = (unit * sum(wide), unit * len(images))
+    shape = {"figsize": size, "width_ratios": wide, "squeeze": False}
+    fig, axes = plt.subplots(len(images), len(wide), layout="constrained", **shape)
     for b, row in enumerate(axes):
         show(row[0], images[b], "" if b else "input")
         for at, (method, (image, elements)) in enumerate(found.items()):
