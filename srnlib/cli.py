@@ -58,8 +58,8 @@ def train(
 ) -> None:
     """Train a model, evaluate it, and write checkpoint and record.
 
-    Interrupted in any way, the same command goes on where it was (with --force it starts again). On several processes:
-    `accelerate launch --num_processes 2 -m srnlib train ...` or `torchrun --nproc_per_node 2 -m srnlib train ...`.
+    Interrupted in any way, the same command goes on where it was (with --force it starts again). On several processes,
+    of CPU or GPU: `torchrun --nproc_per_node 2 -m srnlib train ...`.
     """
     run = _run(task, model, profile, seed, overrides, threads)
     from srnlib import loop

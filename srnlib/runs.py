@@ -109,7 +109,7 @@ class Run:
 
     def command(self, precision: str = "no", processes: int = 1) -> str:
         """The command that trains it."""
-        words = ["accelerate", "launch", "--num_processes", str(processes)] if processes > 1 else ["python"]
+        words = ["torchrun", "--nproc_per_node", str(processes)] if processes > 1 else ["python"]
         words += ["-m", "srnlib", "train", self.task.name, "--model", self.model]
         words += ["--profile", self.profile.partition("+")[0], "--seed", str(self.seed)]
         words += ["--precision", precision] if precision != "no" else []
