@@ -130,9 +130,11 @@ def list_() -> None:
     for name in _tasks():
         task = _task(name)
         print(f"{name}\n  models    {', '.join(task.models)}\n  profiles  {', '.join(PROFILES)}")
-        for record in _refusing(results.load, name):
-            stem = f"{record['model']}-{record['profile']}-seed{record.get('seed', '?')}"
-            print(f"  trained   {stem} ({record['history'][-1]['core_seconds'] / 60:.1f} core-min)")
+        for path in results.files(name):
+            if not (record := _refusing(results.read, path)):
+                print(f"  damaged   {path} is not a record of a run: restore it (git restore) or delete it")
+            elif record["metrics"]:
+                print(f"  trained   {path.stem} ({record['history'][-1]['core_seconds'] / 60:.1f} core-min)")
         for path in sorted((results.data_dir() / "cache" / "runs" / name).glob("*/state.safetensors")):
             try:
                 _, meta = checkpoints.load_state(path)
