@@ -164,7 +164,7 @@ def _run(task: str, model: str | None, profile: str, seed: int, overrides: list[
     import torch
 
     from srnlib.runs import Run
-    from srnlib.tasks import UnknownName
+    from srnlib.tasks import UnknownName, choose
 
     torch.set_num_threads(threads)
     pairs = [text.partition("=") for text in overrides or []]
@@ -174,6 +174,9 @@ def _run(task: str, model: str | None, profile: str, seed: int, overrides: list[
     try:
         known = _task(task)
         model = model or next(name for name in known.models if name.startswith("srn"))
+        settings = Run.of(known, model, profile, seed).config
+        for name, _, _ in pairs:
+            choose("setting", name, settings)  # before `seed` and the like are taken for arguments
         return Run.of(known, model, profile, seed, **{name: value for name, _, value in pairs})
     except (UnknownName, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
@@ -190,6 +193,6 @@ def _refusing(call, *args, **kwargs):
 
     try:
         return call(*args, **kwargs)
-    except (training.RunError, ValueError, FloatingPointError, OSError) as error:
+    except (training.RunError, ValueError, FloatingPointError, OSError, ImportError) as error:  # or a missing extra
         print(f"srnlib: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
