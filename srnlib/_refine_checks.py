@@ -58,7 +58,7 @@ def check_inputs(parts, z) -> None:
     for t in (*parts, z):
         if (t.dtype, t.device) != (z.dtype, z.device):
             raise ValueError(f"set and z differ: {t.dtype} on {t.device}, {z.dtype} on {z.device}: use set.to(z)")
-        if not bool(torch.isfinite(t).all()):
+        if not t.is_meta and not bool(torch.isfinite(t).all()):  # there are no values on meta
             raise ValueError("the set or z holds NaN or infinity: the model diverged, or its input is not finite")
 
 

@@ -58,8 +58,8 @@ def train(
 ) -> None:
     """Train a model, evaluate it, and write checkpoint and record.
 
-    Interrupted in any way, the same command goes on where it was (with --force it starts again). On several processes:
-    `accelerate launch --num_processes 2 -m srnlib train ...` or `torchrun --nproc_per_node 2 -m srnlib train ...`.
+    Interrupted in any way, the same command goes on where it was (with --force it starts again). On several processes,
+    of CPU or GPU: `torchrun --nproc_per_node 2 -m srnlib train ...`.
     """
     run = _run(task, model, profile, seed, overrides, threads)
     from srnlib import loop
@@ -130,9 +130,11 @@ def list_() -> None:
     for name in _tasks():
         task = _task(name)
         print(f"{name}\n  models    {', '.join(task.models)}\n  profiles  {', '.join(PROFILES)}")
-        for record in _refusing(results.load, name):
-            stem = f"{record['model']}-{record['profile']}-seed{record.get('seed', '?')}"
-            print(f"  trained   {stem} ({record['history'][-1]['core_seconds'] / 60:.1f} core-min)")
+        for path in results.files(name):
+            if not (record := _refusing(results.read, path)):
+                print(f"  damaged   {path} is not a record of a run: restore it (git restore) or delete it")
+            elif record["metrics"]:
+                print(f"  trained   {path.stem} ({record['history'][-1]['core_seconds'] / 60:.1f} core-min)")
         for path in sorted((results.data_dir() / "cache" / "runs" / name).glob("*/state.safetensors")):
             try:
                 _, meta = checkpoints.load_state(path)
@@ -162,7 +164,7 @@ def _run(task: str, model: str | None, profile: str, seed: int, overrides: list[
     import torch
 
     from srnlib.runs import Run
-    from srnlib.tasks import UnknownName
+    from srnlib.tasks import UnknownName, choose
 
     torch.set_num_threads(threads)
     pairs = [text.partition("=") for text in overrides or []]
@@ -172,6 +174,9 @@ def _run(task: str, model: str | None, profile: str, seed: int, overrides: list[
     try:
         known = _task(task)
         model = model or next(name for name in known.models if name.startswith("srn"))
+        settings = Run.of(known, model, profile, seed).config
+        for name, _, _ in pairs:
+            choose("setting", name, settings)  # before `seed` and the like are taken for arguments
         return Run.of(known, model, profile, seed, **{name: value for name, _, value in pairs})
     except (UnknownName, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
@@ -188,6 +193,6 @@ def _refusing(call, *args, **kwargs):
 
     try:
         return call(*args, **kwargs)
-    except (training.RunError, ValueError, FloatingPointError, OSError) as error:
+    except (training.RunError, ValueError, FloatingPointError, OSError, ImportError) as error:  # or a missing extra
         print(f"srnlib: {error}", file=sys.stderr)
         raise typer.Exit(1) from error

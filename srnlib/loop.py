@@ -13,11 +13,13 @@ import os
 import random
 import sys
 import time
+import warnings
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -43,7 +45,11 @@ class Progress:
 
 
 def accelerator(device: str = "auto", precision: str = "no") -> Accelerator:
-    """The processes, device (`cpu`, `cuda`, `mps`, or `auto`: the best there is) and precision (`no`, `bf16`)."""
+    """The processes, device (`cpu`, `cuda`, `mps`, or `auto`: the best there is) and precision (`no`, `bf16`).
+
+    One program may ask again with another device or precision, unless it is one of several processes. Warns of one
+    process where Accelerate's launcher was asked for several.
+    """
     if device not in ("auto", "cpu", "cuda", "mps") or precision not in ("no", "bf16"):
         raise ValueError(f"device must be auto, cpu, cuda or mps, precision no or bf16; got {device!r}, {precision!r}")
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
@@ -51,7 +57,13 @@ def accelerator(device: str = "auto", precision: str = "no") -> Accelerator:
         raise ValueError(f"device {device}: torch sees none here; use auto or cpu")
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # detach_init leaves some without gradient
     cpu = device == "cpu" or not any(there.values())
-    return Accelerator(cpu=cpu, mixed_precision=precision, kwargs_handlers=[unused])
+    if not torch.distributed.is_initialized():  # else Accelerate keeps to what a program asked for first
+        AcceleratorState._reset_state(reset_partial_state=True)
+    on = Accelerator(cpu=cpu, mixed_precision=precision, kwargs_handlers=[unused])
+    if on.num_processes == 1 and {"ACCELERATE_DYNAMO_BACKEND", "MASTER_PORT"} <= os.environ.keys():  # its launcher's
+        several = "on CPUs or a single GPU it starts no more; use torchrun --nproc_per_node 2 -m srnlib train ..."
+        warnings.warn(f"`accelerate launch` was asked for several processes and started one: {several}", stacklevel=2)
+    return on
 
 
 def leave() -> None:

@@ -142,6 +142,8 @@ def _descend(parts0, z, H_agg, *, steps, inner_lr, momentum, grad, detach_init):
         parts, velocity = parts0, tuple(torch.zeros_like(p) for p in parts0)
         for i in range(steps):
             graph = i >= steps - differentiated
+            if i and i <= steps - differentiated:  # a learned rate ties them to what comes before
+                parts, velocity = tuple(p.detach() for p in parts), tuple(v.detach() for v in velocity)
             parts = tuple(p if graph and p.requires_grad else p.detach().requires_grad_() for p in parts)
             loss = _inner_loss(H_agg, parts, z if graph else z.detach())
             slope = _slope(loss, parts, create_graph=graph)

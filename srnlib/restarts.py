@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from numbers import Integral, Real
+
 import torch
 from torch import Tensor
 
+from srnlib._refine_checks import check_set
 from srnlib.refine import SetRefiner, Trace, refine
 
 
@@ -34,11 +37,11 @@ class RestartedRefiner(SetRefiner):
     def __init__(self, H_agg, *, jitter=0.0, starts=1, spread=3.0, eval_steps=None, **loop):
         super().__init__(H_agg, **loop)
         for name, value, least in (("starts", starts, 1), ("eval_steps", 0 if eval_steps is None else eval_steps, 0)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
                 raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
         for name, value in (("jitter", jitter), ("spread", spread)):
-            if not 0 <= value < float("inf"):
-                raise ValueError(f"{name} must be finite and not negative, got {value!r}")
+            if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value < float("inf"):
+                raise ValueError(f"{name} must be a number, finite and not negative, got {value!r}")
         self.jitter, self.starts, self.spread, self.eval_steps = jitter, starts, spread, eval_steps
 
     def forward(self, S0: Tensor, z: Tensor) -> tuple[Tensor, Trace]:
@@ -46,21 +49,28 @@ class RestartedRefiner(SetRefiner):
 
         Returns:
             The set, and the `Trace` of its own descent, which begins at the start that was used, not at S0.
+
+        Raises: As `refine`.
         """
+        check_set(S0)
         if self.training:
             return super().forward(_noisy(S0, self.jitter, torch.randn_like(S0)) if self.jitter else S0, z)
         settings = self.settings() | ({} if self.eval_steps is None else {"steps": self.eval_steps})
-        S, trace = refine(S0, z, self.H_agg, **settings)
         if self.starts == 1:
-            return S, trace
+            return refine(S0, z, self.H_agg, **settings)
         fixed = {"generator": torch.Generator().manual_seed(0), "device": "cpu", "dtype": torch.float32}
         noise = torch.randn(self.starts - 1, *S0.shape[1:], **fixed).to(S0)
-        for e in noise:
-            other, its = refine(_noisy(S0, self.spread, e), z, self.H_agg, **settings)
-            better = its.inner_loss[-1] < trace.inner_loss[-1].nan_to_num(torch.inf)  # a descent may diverge
-            S = torch.where(better[:, None, None], other, S)
-            trace = Trace(*(torch.where(better, new, old) for new, old in zip(its, trace, strict=True)))
-        return S, trace
+        with torch.no_grad():
+            S, trace = refine(S0, z, self.H_agg, **settings)
+            chosen = torch.zeros_like(S0)
+            for e in noise:
+                other, its = refine(_noisy(S0, self.spread, e), z, self.H_agg, **settings)
+                better = its.inner_loss[-1] < trace.inner_loss[-1].nan_to_num(torch.inf)  # a descent may diverge
+                S, chosen = (torch.where(better[:, None, None], new, old) for new, old in ((other, S), (e, chosen)))
+                trace = Trace(*(torch.where(better, new, old) for new, old in zip(its, trace, strict=True)))
+        if not torch.is_grad_enabled():
+            return S, trace
+        return refine(_noisy(S0, self.spread, chosen), z, self.H_agg, **settings)  # no other start has a gradient
 
     def extra_repr(self) -> str:
         own = ", ".join(f"{name}={getattr(self, name)!r}" for name in ("jitter", "starts", "spread", "eval_steps"))

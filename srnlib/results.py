@@ -60,6 +60,11 @@ def _cpu() -> str:
     return found[1] if found else platform.processor() or platform.machine()
 
 
+def files(task: str) -> list[Path]:
+    """The files of a task's records, ordered by name."""
+    return sorted((data_dir() / "results" / task).glob("*-seed*.json"))
+
+
 def load(task: str, model: str | None = None, profile: str | None = None) -> list[dict[str, Any]]:
     """All records of a task, narrowed to a model and a profile if given, ordered by file name.
 
@@ -67,7 +72,7 @@ def load(task: str, model: str | None = None, profile: str | None = None) -> lis
         ValueError: If a file is not a record.
     """
     records = []
-    for path in sorted((data_dir() / "results" / task).glob("*-seed*.json")):
+    for path in files(task):
         found = read(path)
         if found is None:
             raise ValueError(f"{path} is not a record of a run: restore it (git restore) or delete it")
@@ -81,8 +86,9 @@ def read(path: Path) -> dict[str, Any] | None:
     kinds = {"model": str, "profile": str, "metrics": dict, "history": list}
     try:
         found = json.loads(path.read_bytes())
-        rows = found["history"] if all(isinstance(found[name], kind) for name, kind in kinds.items()) else []
-        return found if rows and all(row["core_seconds"] >= 0 for row in rows) else None
+        sound = all(isinstance(found[name], kind) for name, kind in kinds.items()) and found["history"]
+        sound = sound and all(type(value) in (int, float) for value in found["metrics"].values())
+        return found if sound and all(row["core_seconds"] >= 0 for row in found["history"]) else None
     except (ValueError, KeyError, TypeError):
         return None
 

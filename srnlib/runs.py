@@ -6,11 +6,14 @@ import dataclasses
 import json
 import re
 import shlex
+from numbers import Integral
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from srnlib import results
 from srnlib.tasks import PROFILES, TASKS, Settings, Task, choose
+
+LONGEST = 195  # bytes of a stem: names of files have 255, of which endings and temporary names take up to 60
 
 
 class RunError(RuntimeError):
@@ -48,18 +51,24 @@ class Run:
 
         Raises:
             UnknownName: If a name does not exist.
-            ValueError: If a setting's value is of the wrong type, or the seed is not in 0..999999.
+            ValueError: If a setting's value is of the wrong type, the seed is no whole number in 0..999999, or there
+                are so many overrides that files cannot be named after them.
         """
         task = TASKS[task] if isinstance(task, str) else task
-        if not 0 <= seed < 1_000_000:  # seeds from there on belong to the evaluation sets
-            raise ValueError(f"the seed must be in 0..999999, got {seed}")
+        whole = isinstance(seed, Integral) and not isinstance(seed, bool)
+        if not whole or not 0 <= seed < 1_000_000:  # seeds from there on belong to the evaluation sets
+            raise ValueError(f"the seed must be a whole number in 0..999999, got {seed!r}")
         base = task.settings(choose("profile", profile, PROFILES), choose("model", model, task.models))
         kinds = get_type_hints(type(base))
         changed = {name: _read(name, text, choose("setting", name, kinds)) for name, text in sorted(overrides.items())}
         changed = {name: value for name, value in changed.items() if value != getattr(base, name)}
         label = "+".join([profile, *(f"{name}={value}" for name, value in changed.items())])
         settings = dataclasses.replace(base, **changed)
-        return cls(task, model, re.sub(r"[^\w.+=-]", "_", label), seed, settings, changed)
+        run = cls(task, model, re.sub(r"[^\w.+=-]", "_", label), int(seed), settings, changed)
+        if (length := len(run.stem.encode())) > LONGEST:
+            wrong = f"{run.stem} is no name for files: {length} bytes, at most {LONGEST}"
+            raise ValueError(f"{wrong}; change fewer settings, or shorter ones")
+        return run
 
     @property
     def stem(self) -> str:
@@ -109,7 +118,7 @@ class Run:
 
     def command(self, precision: str = "no", processes: int = 1) -> str:
         """The command that trains it."""
-        words = ["accelerate", "launch", "--num_processes", str(processes)] if processes > 1 else ["python"]
+        words = ["torchrun", "--nproc_per_node", str(processes)] if processes > 1 else ["python"]
         words += ["-m", "srnlib", "train", self.task.name, "--model", self.model]
         words += ["--profile", self.profile.partition("+")[0], "--seed", str(self.seed)]
         words += ["--precision", precision] if precision != "no" else []

@@ -29,7 +29,7 @@ class FSPool(nn.Module):
         """Pools `x` `[B, N, C]` to `[B, C]`; `mask` `[B, N]` is True where an element is there.
 
         Raises:
-            ValueError: If the shapes do not fit, or a set is empty.
+            ValueError: If the shapes or devices do not fit, or a set is empty.
         """
         _check_set(x, "FSPool", self.weight.shape[0])
         exact = torch.promote_types(self.weight.dtype, torch.float32)  # x and weights may be of less precision
@@ -40,6 +40,8 @@ class FSPool(nn.Module):
         if not isinstance(mask, Tensor) or mask.shape != x.shape[:2] or mask.dtype != torch.bool:
             found = f"{mask.dtype} {list(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
             raise ValueError(f"mask must be a tensor of bool {list(x.shape[:2])}, got {found}")
+        if mask.device != x.device:
+            raise ValueError(f"mask is on {mask.device}, the set on {x.device}: use mask.to(x.device)")
         if not bool(mask.any(dim=1).all()):
             raise ValueError("a set has no element: mask needs at least one True a row")
         count = mask.sum(dim=1, keepdim=True)
@@ -146,11 +148,21 @@ class GraphEncoder(nn.Module):
         self.node_pool, self.edge_pool = FSPool(embed_dim, pieces), FSPool(embed_dim, pieces)
 
     def forward(self, nodes: Tensor, edges: Tensor) -> Tensor:
-        """Encodes nodes `[B, N, D]` and edges `[B, N, N, K]` (edge i, j runs from i to j) to `[B, E]`."""
+        """Encodes nodes `[B, N, D]` and edges `[B, N, N, K]` (edge i, j runs from i to j) to `[B, E]`.
+
+        Raises:
+            TypeError: If one is no tensor.
+            ValueError: If a shape, dtype or device does not fit.
+        """
         _check_set(nodes, "GraphEncoder", self.node_dim)
         b, n, d = nodes.shape
+        if not isinstance(edges, Tensor):
+            raise TypeError(f"edges must be a tensor [B, N, N, K], got {type(edges).__name__}")
         if edges.shape != (b, n, n, self.edge_dim):
             raise ValueError(f"edges must be [B, N, N, K] = {[b, n, n, self.edge_dim]}, got {list(edges.shape)}")
+        if (edges.dtype, edges.device) != (nodes.dtype, nodes.device):
+            here = f"{nodes.dtype} on {nodes.device}, {edges.dtype} on {edges.device}"
+            raise ValueError(f"nodes and edges differ: {here}: use edges.to(nodes)")
         ends = (nodes.unsqueeze(2).expand(b, n, n, d), edges, nodes.unsqueeze(1).expand(b, n, n, d))
         as_subject, as_edge, as_object = self.triple(torch.cat(ends, dim=3)).relu().split(self.hidden, dim=3)
         messages = (as_subject.mean(dim=2) + as_object.mean(dim=1)) / 2

@@ -89,6 +89,11 @@ def test_wheel_holds_the_package_and_works_outside_the_checkout(tmp_path: Path):
     assert all(Path(file).is_relative_to(tmp_path) for file in json.loads(result.stdout))
 
 
+def test_git_ignores_what_a_killed_program_leaves_of_a_file():
+    name = "data/results/circles/.srn-laptop-seed0.json.4711.tmp"  # as srnlib/files.py calls it
+    assert subprocess.run(["git", "check-ignore", "--quiet", name], cwd=ROOT).returncode == 0
+
+
 def test_ci_calls_make_test_and_adds_nothing():
     script = (ROOT / ".ci" / "run").read_text("utf-8")
     commands = [line for line in script.splitlines() if line and not line.startswith(("#", "set ", "cd "))]

@@ -33,7 +33,7 @@ class ImageEncoder(nn.Module):
 
     Args:
         width: Filters of the first convolution (paper: 64); the others have 2, 4 and 8 times as many.
-        set_size: N; must divide the final feature map's 8 * width * 4 values.
+        set_size: N; must divide the final feature map's 8 * width * (size // 32)**2 values.
         element_dim: D.
         embed_dim: E; None builds no H_embed (the baseline).
         size: Image side in pixels, 64 or 128 (paper), or 32.
@@ -53,10 +53,11 @@ class ImageEncoder(nn.Module):
     ):
         super().__init__()
         self.embed_scale, self.size = embed_scale, size
-        side = size // 32
-        features = 8 * width * side * side
-        if size not in (32, 64, 128) or features % set_size:
-            raise ValueError(f"size must be 32, 64 or 128, got {size}; set_size {set_size} must divide {features}")
+        if size not in (32, 64, 128):
+            raise ValueError(f"size must be 32, 64 or 128, got {size}")
+        features = 8 * width * (size // 32) ** 2
+        if set_size < 1 or features % set_size:
+            raise ValueError(f"set_size {set_size} must divide the {features} = 8 * width * (size // 32)**2 features")
         stack, inputs = [], 3
         for i, (factor, stride) in enumerate(zip((1, 2, 4, 8), (2, 2, 2, 4), strict=True)):
             stack.append(nn.Conv2d(inputs, factor * width, 4, stride, 1, bias=False))

@@ -148,7 +148,13 @@ class Circles(Task):
         return {name: float(torch.cat(values).mean()) for name, values in scores.items()}
 
     def describe(self, settings: CirclesSettings, seed: int) -> dict[str, Any]:
-        """How the images are made; nothing is cached, since drawing them anew takes seconds."""
+        """How the images are made; nothing is cached, since drawing them anew takes seconds.
+
+        Raises:
+            ValueError: If an image with the largest count of circles cannot be made.
+        """
+        most = settings.max_circles
+        generate(1, EVALUATION_SEED["test"] + most, count=most, **_kind(settings))
         sets = {"train": f"{settings.train_images} images, seed {seed}"}
         for split, first in EVALUATION_SEED.items():
             sets[split] = f"{getattr(settings, f'{split}_images')} images of each count n, seed {first} + n"

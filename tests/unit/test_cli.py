@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -9,6 +10,7 @@ from srnlib.cli import _run, app
 from srnlib.runs import Run
 from srnlib.tasks import TASKS, UnknownName
 
+NO_SETTINGS = ("cls", "task", "model", "profile", "seed")
 TINY = ["--profile", "smoke", "--set", "steps=2", "--set", "test_images=2", "--set", "val_images=2"]
 
 
@@ -33,6 +35,7 @@ def test_help_names_every_command(cli):
         (["circles", "--model", "sn"], "baseline, srn"),
         (["circles", "--profile", "tiny"], "smoke, laptop, paper"),
         (["circles", "--set", "step=3"], "batch_size"),
+        *((["circles", "--set", f"{name}=3"], f"no setting '{name}'; settings: steps") for name in NO_SETTINGS),
         (["circles", "--set", "steps=many"], "steps must be int"),
         (["circles", "--set", "steps"], "NAME=VALUE"),
         (["circles", "--set", "lr=-1"], "lr must be positive"),
@@ -45,7 +48,7 @@ def test_help_names_every_command(cli):
         (["circles", "--set", "element_dim=0"], "element_dim must be 1 or more"),
         (["circles", "--set", "test_images=0"], "test_images must be 1 or more, got 0"),
         (["pong", "--set", "val_episodes=-1"], "val_episodes must be 1 or more, got -1"),
-        (["circles", "--seed", "-1"], "seed must be in"),
+        (["circles", "--seed", "-1"], "seed must be a whole number in 0..999999, got -1"),
     ],
 )
 def test_wrong_names_list_the_right_ones_and_exit_2(cli, arguments, named):
@@ -97,13 +100,17 @@ def test_a_wrong_command_lists_the_right_ones(cli):
     assert done.exit_code == 2 and "commands: train, evaluate, tables, data, list" in done.output
 
 
-def test_a_damaged_state_does_not_hide_the_rest_of_the_list(cli, tmp_path):
+def test_a_damaged_state_or_record_does_not_hide_the_rest_of_the_list(cli, tmp_path):
     for folder, content in (("a-smoke-seed0", b"x"), ("b-smoke-seed0", b"")):
         path = tmp_path / "data" / "cache" / "runs" / "circles" / folder / "state.safetensors"
         path.parent.mkdir(parents=True)
         path.write_bytes(content)
+    record = tmp_path / "data" / "results" / "circles" / "srn-smoke-seed0.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("{")
     done = cli("list")
-    assert done.exit_code == 0 and done.output.count("  damaged   ") == 2 and "clutrr_generated" in done.output
+    assert done.exit_code == 0 and done.output.count("  damaged   ") == 3 and "clutrr_generated" in done.output
+    assert f"  damaged   {record} is not a record of a run: restore it" in done.output
 
 
 def test_refusals_exit_1_with_a_message(cli):
@@ -111,8 +118,20 @@ def test_refusals_exit_1_with_a_message(cli):
     assert done.exit_code == 1 and "srn-laptop-seed5.safetensors is missing" in done.output
 
 
+def test_a_missing_package_is_named_without_a_traceback(cli, monkeypatch):
+    def describe(self, settings, seed):
+        raise ImportError("pictures need Pillow: pip install pillow")
+
+    monkeypatch.setattr(type(TASKS["circles"]), "describe", describe)
+    done = cli("data", "circles")
+    assert done.exit_code == 1 and "srnlib: pictures need Pillow" in done.output
+
+
 def test_data_describes(cli):
     assert json.loads(cli("data", "circles", "--profile", "smoke").output)["train"] == "256 images, seed 0"
+    for wrong, says in {"max_circles=1000": "do not fit", "size=0": "size must", "max_radius=-4": "max_radius"}.items():
+        done = cli("data", "circles", "--profile", "smoke", "--set", wrong)
+        assert done.exit_code == 1 and says in done.output
 
 
 def test_overrides_are_read_by_type_and_name_the_run():
@@ -125,3 +144,17 @@ def test_overrides_are_read_by_type_and_name_the_run():
             Run.of("circles", "srn", "smoke", **bad)
     with pytest.raises(UnknownName, match="there is no setting 'stepz'"):
         Run.of("circles", "srn", "smoke", stepz=1)
+
+
+def test_seeds_are_whole_numbers():
+    assert json.dumps(Run.of("circles", "srn", seed=np.int64(3)).seed) == "3"
+    for bad in (1.5, True, "1", None, 1_000_000):
+        with pytest.raises(ValueError, match=rf"seed must be a whole number in 0\.\.999999, got {bad!r}"):
+            Run.of("circles", "srn", seed=bad)
+
+
+def test_a_run_whose_files_cannot_be_named_is_refused_before_it_trains():
+    fits = {"source": "a" * (195 - len("srn-smoke+source=-seed0"))}
+    assert len(Run.of("clevr", "srn", "smoke", **fits).stem) == 195
+    with pytest.raises(ValueError, match=r"srn-smoke\+source=aa.* is no name for files: 196 bytes, at most 195"):
+        Run.of("clevr", "srn", "smoke", 10, source=fits["source"])

@@ -122,9 +122,12 @@ def test_elements_are_decoded_alike_in_any_order():
         torch.testing.assert_close(decoder(S)[:, order], decoder(S[:, order]))
 
 
-@pytest.mark.parametrize(("size", "set_size"), [(48, 4), (64, 7)])
-def test_sizes_that_do_not_fit_are_refused(size, set_size):
-    with pytest.raises(ValueError, match="must"):
+@pytest.mark.parametrize(
+    ("size", "set_size", "says"),
+    [(48, 4, "size must be 32, 64 or 128, got 48$"), (64, 7, "^set_size 7 .* the 64 ="), (64, 0, "^set_size 0 must")],
+)
+def test_sizes_that_do_not_fit_are_refused(size, set_size, says):
+    with pytest.raises(ValueError, match=says):
         ImageEncoder(2, set_size, 10, None, size)
 
 

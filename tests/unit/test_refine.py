@@ -89,6 +89,31 @@ def test_truncate_equals_a_hand_written_loop(k):
     assert gradients(S, S0) == (None,)
 
 
+@pytest.mark.parametrize("k", (1, 2, 4))
+def test_truncate_cuts_what_learned_rates_hang_on_too(k):
+    S0, z, H_agg = problem()
+    lr, momentum = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (0.3, 0.5))
+    wanted, sizes = (lr, momentum, z, *H_agg.parameters()), []
+    oracle = hand_loop(S0, z, H_agg, steps=5, last=k, lr=lr, momentum=momentum)
+    for steps in (5, 20):
+        S, _ = refine(S0, z, H_agg, steps=steps, inner_lr=lr, momentum=momentum, grad=f"truncate:{k}")
+        sizes.append(graph_size(S))
+        if steps == 5:
+            assert_all_close([S, *gradients(S, *wanted)], [oracle, *gradients(oracle, *wanted)])
+    assert sizes[0] == sizes[1]
+
+
+def graph_size(S):
+    """How many nodes autograd's graph of a tensor has."""
+    seen, todo = set(), [S.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            todo += [before for before, _ in node.next_functions]
+    return len(seen)
+
+
 @pytest.mark.parametrize("k", (5, 9))
 def test_truncate_of_all_steps_is_unroll(k):
     S0, z, H_agg = problem()
@@ -450,6 +475,13 @@ def test_an_encoder_elsewhere_than_its_set_is_named(there, mode, steps):
     own = r"mlp\.0\.weight torch\.\w+ on " + ("meta" if there == "meta" else "cpu")
     with pytest.raises(ValueError, match=rf"the set is torch.float64 on cpu, H_agg's {own}: use H_agg.to\(S0\)"):
         refine(S0, z, H_agg.to(there), **options | {"steps": steps})
+
+
+def test_an_encoder_on_a_cpu_is_named_where_its_set_is_on_meta():
+    S0, z, H_agg, options = good()
+    with pytest.raises(ValueError, match=r"the set is torch.float64 on meta, H_agg's .* on cpu: use H_agg.to\(S0\)"):
+        refine(S0.to("meta"), z.to("meta"), H_agg, **options)
+    assert refine(S0.to("meta"), z.to("meta"), H_agg.to("meta"), **options)[0].shape == S0.shape
 
 
 @pytest.mark.parametrize("mode", MODES)

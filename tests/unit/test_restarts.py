@@ -1,5 +1,6 @@
 """Refining from several starts, against the same descents one by one."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,7 +20,9 @@ def test_keeps_the_lowest_of_the_same_descents_one_by_one():
     refiner = RestartedRefiner(H_agg, starts=6, spread=2.0, eval_steps=7, **LOOP).eval()
     S, trace = refiner(S0, z)
     noise = torch.randn(5, 3, 2, generator=torch.Generator().manual_seed(0))
-    chosen = []
+    with torch.no_grad():
+        torch.testing.assert_close(refiner(S0, z), (S, trace))
+    chosen, kept = [], []
     for b in range(16):
         scale = 2.0 * S0[b].flatten().std(correction=0)
         starts = [S0[b], *(S0[b] + scale * e for e in noise)]
@@ -27,9 +30,12 @@ def test_keeps_the_lowest_of_the_same_descents_one_by_one():
         losses = [t.inner_loss[-1].item() for _, t in ends]
         best = min(range(6), key=losses.__getitem__)
         chosen.append(best)
+        kept.append(ends[best][0])
         torch.testing.assert_close(S[b : b + 1], ends[best][0])
         torch.testing.assert_close(trace.inner_loss[:, b : b + 1], ends[best][1].inner_loss)
         torch.testing.assert_close(trace.step_norm[:, b : b + 1], ends[best][1].step_norm)
+    slopes = (torch.autograd.grad(sets.square().sum(), H_agg.pool.weight) for sets in (S, torch.cat(kept)))
+    torch.testing.assert_close(*slopes)
     assert len(set(chosen)) > 2  # else the starts would all end alike, and nothing be shown
     assert trace.inner_loss.shape == (8, 16) and trace.step_norm.shape == (7, 16)
 
@@ -52,9 +58,11 @@ def test_a_start_that_diverges_is_not_kept():
         return S.flatten(1).pow(3) * 1e3
 
     S0, z = torch.tensor([[[3.0], [3.1]]]), torch.zeros(1, 2)
-    S, trace = RestartedRefiner(H_agg, starts=200, spread=60.0, steps=30, inner_lr=1e-6).eval()(S0, z)
+    S, trace = RestartedRefiner(H_agg, starts=200, spread=60.0, steps=30, inner_lr=1e-6).eval()(S0.requires_grad_(), z)
     assert not torch.isfinite(refine(S0, z, H_agg, steps=30, inner_lr=1e-6)[1].inner_loss[-1]).any()
     assert torch.isfinite(S).all() and torch.isfinite(trace.inner_loss[-1]).all()
+    (slope,) = torch.autograd.grad(S.sum(), S0)
+    assert torch.isfinite(slope).all() and slope.any()  # it is that of the kept descent alone
 
 
 @pytest.mark.parametrize("mode", ("training", "one start"))
@@ -108,6 +116,7 @@ def test_depends_on_neither_batch_mates_nor_the_generator_and_leaves_the_generat
         ({"starts": 0}, "starts must be"),
         ({"starts": 2.5}, "starts must be"),
         ({"starts": True}, "starts must be"),
+        ({"jitter": "a"}, "jitter must be a number"),
         ({"spread": -1.0}, "spread must be"),
         ({"jitter": -0.1}, "jitter must be"),
         ({"jitter": float("inf")}, "jitter must be"),
@@ -119,3 +128,11 @@ def test_depends_on_neither_batch_mates_nor_the_generator_and_leaves_the_generat
 def test_wrong_settings_are_refused(wrong, says):
     with pytest.raises(ValueError, match=says):
         RestartedRefiner(SetEncoder(2, 6), **LOOP | wrong)
+
+
+def test_whole_numbers_of_numpy_are_settings_and_a_wrong_set_is_named_before_noise_is_drawn():
+    S0, z, H_agg = problem()
+    refiner = RestartedRefiner(H_agg, jitter=1.0, starts=np.int64(2), eval_steps=np.int64(3), **LOOP)
+    assert refiner.eval()(S0, z)[1].step_norm.shape == (3, 5)
+    with pytest.raises(TypeError, match="S0 must be a floating-point tensor .* got torch.int64"):
+        refiner.train()(S0.long(), z)

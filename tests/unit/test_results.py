@@ -57,7 +57,8 @@ def test_load_narrows_and_refuses_by_name(folder):
     assert [r["seed"] for r in results.load("toy", "srn", "laptop")] == [0, 1]
     assert results.profiles(Toy()) == ["laptop", "laptop+steps=5"] and results.profiles(Toy(), False) == ["laptop"]
     good = results.load("toy")[0]
-    for damage in ({"history": []}, {"history": [1]}, {"history": [{"step": 1}]}, {"metrics": 3}):
+    histories, metrics = ([], [1], [{"step": 1}]), (3, {"acc": "high"}, {"acc": None}, {"acc": [1.0]})
+    for damage in (*({"history": h} for h in histories), *({"metrics": m} for m in metrics)):
         (folder / "srn-laptop-seed2.json").write_text(json.dumps(good | damage))
         with pytest.raises(ValueError, match=r"srn-laptop-seed2\.json is not a record"):
             results.load("toy")

@@ -212,6 +212,8 @@ def test_masks_that_do_not_fit_are_refused():
     for mask in (torch.ones(2, 3), torch.ones(2, 4, dtype=torch.bool), torch.ones(3, dtype=torch.bool), [[True]]):
         with pytest.raises(ValueError, match=r"mask must be a tensor of bool \[2, 3\]"):
             pool(x, mask)
+    with pytest.raises(ValueError, match=r"mask is on meta, the set on cpu: use mask.to\(x.device\)"):
+        pool(x, torch.ones(2, 3, dtype=torch.bool, device="meta"))
     with pytest.raises(ValueError, match="no element"):
         pool(x, torch.tensor([[True, False, False], [False, False, False]]))
 
@@ -226,6 +228,12 @@ def test_graphs_that_do_not_fit_are_refused():
     H_agg, nodes, edges = graph(n=4)
     for wrong in (edges[:, :3], edges[..., :1], edges[0], edges[:1]):
         with pytest.raises(ValueError, match=r"edges must be \[B, N, N, K\] = \[2, 4, 4, 2\]"):
+            H_agg(nodes, wrong)
+    for wrong, name in ((None, "NoneType"), ([[1.0]], "list")):
+        with pytest.raises(TypeError, match=rf"edges must be a tensor \[B, N, N, K\], got {name}"):
+            H_agg(nodes, wrong)
+    for wrong in (edges.long(), edges.float(), edges.to("meta")):
+        with pytest.raises(ValueError, match=rf"nodes and edges differ: .*, {wrong.dtype} on {wrong.device}: use"):
             H_agg(nodes, wrong)
     with pytest.raises(ValueError, match="GraphEncoder takes floats"):
         H_agg(nodes[..., :2], edges)

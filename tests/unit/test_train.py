@@ -194,7 +194,16 @@ def test_two_processes_train_circles_to_the_end(tmp_path):
     _run([*_torchrun(), "-m", "srnlib", "train", "circles", "--profile", "smoke", "--set", "steps=8"], tmp_path)
     [result] = (tmp_path / "data" / "results" / "circles").iterdir()
     record = json.loads(result.read_bytes())
-    assert record["command"].startswith("accelerate launch --num_processes 2") and record["history"][-1]["step"] == 8
+    assert record["command"].startswith("torchrun --nproc_per_node 2 -m srnlib") and record["history"][-1]["step"] == 8
+
+
+def test_one_process_where_the_launcher_was_asked_for_several_is_told(monkeypatch):
+    assert Run.of("circles", "srn").command(processes=2).startswith("torchrun --nproc_per_node 2 -m srnlib train")
+    loop.accelerator()  # alone, it says nothing
+    for name, value in (("ACCELERATE_DYNAMO_BACKEND", "NO"), ("MASTER_PORT", "29500")):  # what Accelerate's sets
+        monkeypatch.setenv(name, value)
+    with pytest.warns(UserWarning, match="started one: .* use torchrun --nproc_per_node 2 -m srnlib"):
+        loop.accelerator()
 
 
 def _torchrun() -> list[str]:
@@ -440,6 +449,12 @@ def test_bad_devices_and_batches_are_refused():
                 loop.accelerator(device)
     with pytest.raises(ValueError, match="batch of 100 needs"):
         train.train(Run.of("circles", "baseline", "smoke", **SHORT, batch_size=100), show=False)
+
+
+def test_one_program_trains_with_one_precision_after_the_other():
+    run = Run.of("circles", "baseline", "smoke", **SHORT)
+    for precision in ("no", "bf16", "no"):
+        assert train.train(run, precision=precision, force=True, show=False)["precision"] == precision
 
 
 def test_fit_trains_in_place_without_files(tmp_path):
