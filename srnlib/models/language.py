@@ -161,9 +161,11 @@ def one_padding(here: Tensor, dtype: torch.dtype) -> Tensor:
     and on rounding. H_agg(P S) gives all of them their mean slope, so they stay alike; and what a set is refined to
     depends neither on the order of the sentences nor on the other stories of the batch.
     """
-    padding = (~here).to(dtype)
-    both = padding.unsqueeze(2) * padding.unsqueeze(1)
-    return torch.diag_embed(here.to(dtype)) + both / padding.sum(dim=1).clamp(min=1)[:, None, None]
+    with torch.inference_mode(False):  # the inner loop differentiates through P, whatever the mode
+        here = here.clone()
+        padding = (~here).to(dtype)
+        both = padding.unsqueeze(2) * padding.unsqueeze(1)
+        return torch.diag_embed(here.to(dtype)) + both / padding.sum(dim=1).clamp(min=1)[:, None, None]
 
 
 def _layer(inputs: int, outputs: int) -> tuple[nn.Module, ...]:

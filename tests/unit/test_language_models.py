@@ -161,6 +161,15 @@ def test_refinement_goes_downhill_and_no_step_is_rn_fixed(model):
 
 
 @pytest.mark.parametrize("model", MODELS)
+def test_inference_mode_gives_what_no_grad_gives(model):
+    module, batch = build(model, inner_lr=1.0), stories()
+    with torch.no_grad():
+        expected = module(*batch).logits
+    with torch.inference_mode():
+        assert torch.equal(module(*batch).logits, expected)
+
+
+@pytest.mark.parametrize("model", MODELS)
 def test_every_parameter_learns(model):
     module, (tokens, query) = build(model, inner_lr=1.0).train(), stories()
     module(tokens, query).logits.logsumexp(dim=1).sum().backward()
