@@ -179,7 +179,7 @@ def measure(task: Clutrr, module: nn.Module, settings: ClutrrSettings, device, s
             right.append(out.logits.argmax(dim=1).cpu() == target)
             for name, values in refined(out).items():
                 moved.setdefault(name, []).append(values.cpu())
-        scores[f"acc.k{k}"] = 100 * float(torch.cat(right).float().mean())
+        scores[f"acc.k{k}"] = 100 * float(torch.cat(right).double().mean())
     scores["acc.mean_val"] = statistics.fmean(scores[f"acc.k{k}"] for k in TRAINED)
     return scores | {name.replace("_", "."): float(torch.cat(values).mean()) for name, values in moved.items()}
 
