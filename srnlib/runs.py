@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from srnlib import results
-from srnlib.tasks import PROFILES, TASKS, Settings, Task, choose
+from srnlib.tasks import TASKS, Settings, Task, choose
 
 
 class RunError(RuntimeError):
@@ -53,7 +53,8 @@ class Run:
         task = TASKS[task] if isinstance(task, str) else task
         if not 0 <= seed < 1_000_000:  # seeds from there on belong to the evaluation sets
             raise ValueError(f"the seed must be in 0..999999, got {seed}")
-        base = task.settings(choose("profile", profile, PROFILES), choose("model", model, task.models))
+        task.check(model, profile)
+        base = task.settings(profile, model)
         kinds = get_type_hints(type(base))
         changed = {name: _read(name, text, choose("setting", name, kinds)) for name, text in sorted(overrides.items())}
         changed = {name: value for name, value in changed.items() if value != getattr(base, name)}

@@ -48,6 +48,7 @@ class Clutrr(Task):
         self.name, self.paper = name, paper
 
     def settings(self, profile: str, model: str) -> ClutrrSettings:
+        self.check(model, profile)
         settings = getattr(ClutrrSettings, profile)(model)
         if self.name == "clutrr":
             return settings
@@ -55,6 +56,7 @@ class Clutrr(Task):
         return dataclasses.replace(settings, vocabulary=144, **length)  # as many as they have
 
     def build(self, model: str, settings: ClutrrSettings) -> StoryModel:
+        self.check(model)
         s = settings
         encoder = StoryEncoder(s.vocabulary, s.embed_dim, s.hidden, s.layers, s.dropout, s.read_story, s.original)
         dim, refiner = 2 * s.hidden, None

@@ -125,3 +125,14 @@ def test_overrides_are_read_by_type_and_name_the_run():
             Run.of("circles", "srn", "smoke", **bad)
     with pytest.raises(UnknownName, match="there is no setting 'stepz'"):
         Run.of("circles", "srn", "smoke", stepz=1)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_refuses_names_that_it_does_not_know(name):
+    task = TASKS[name]
+    settings = task.settings("smoke", task.models[0])
+    for call in (lambda: task.settings("smoke", "SRN"), lambda: task.build("SRN", settings)):
+        with pytest.raises(UnknownName, match=f"there is no model 'SRN'; models: {task.models[0]}, "):
+            call()
+    with pytest.raises(UnknownName, match="there is no profile 'papr'; profiles: smoke, laptop, paper"):
+        task.settings("papr", task.models[0])

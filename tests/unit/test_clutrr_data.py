@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from srnlib.data import clutrr_release
+from srnlib.data import clutrr, clutrr_release, clutrr_text
 from srnlib.data.clutrr import LENGTHS, generate, split_of
 from srnlib.data.clutrr_kinship import (
     COMPOSE,
@@ -168,6 +168,12 @@ def test_no_pattern_leaks_from_train_to_test(stories):
     assert all(split_of(pattern) == "train" for pattern in train)
     assert Counter(map(split_of, COMPOSE)) == {"train": 49, "test": 13}
     assert {COMPOSE[pair] for pair in COMPOSE if split_of(pair) == "train"} == set(TARGETS)
+
+
+def test_what_belongs_to_any_story_is_given_from_here():
+    assert (clutrr.load, clutrr.read, clutrr.write, clutrr.Story) == (load, read, write, clutrr_release.Story)
+    assert clutrr.COMPOSE is COMPOSE and clutrr.parse is clutrr_text.parse
+    assert all(hasattr(clutrr, name) for name in clutrr.__all__)
 
 
 def test_every_class_is_met_in_training_and_testing():
