@@ -31,10 +31,12 @@ COLUMNS = (
 ROWS = {"1.2,1.3,1.4_train.csv": 15083} | {
     f"1.{k}_test.csv": rows for k, rows in enumerate((38, 107, 77, 185, 105, 155, 135, 124, 122), 2)
 }
+ARCHIVE = "data_db9b8f04.zip"
 HELP = (
-    "Get data_db9b8f04.zip (CLUTRR, licence CC BY-NC 4.0: not for commercial use) from "
+    f"Get {ARCHIVE} (CLUTRR, licence CC BY-NC 4.0: not for commercial use) from "
     "https://github.com/uclnlp/ctp, folder data/clutrr-emnlp, and give the path of the zip or of its unpacked folder"
 )
+WRONG = AttributeError, IndexError, KeyError, SyntaxError, TypeError, ValueError  # what a senseless row raises
 
 
 class Story(NamedTuple):
@@ -64,7 +66,9 @@ class Story(NamedTuple):
 
 
 def load(path: str | Path) -> dict[str, list[Story]]:
-    """Reads the whole release, from its zip or from the folder it unpacks to.
+    """Reads the whole release, from its zip, from the folder it unpacks to, or from a folder that holds one of them.
+
+    In the zip, too, the files may be in a folder.
 
     Returns:
         'train': 15,083 stories, 'test': 1,048 stories.
@@ -73,11 +77,15 @@ def load(path: str | Path) -> dict[str, list[Story]]:
         FileNotFoundError: If the path, or a file in it, is missing.
         ValueError: If it is not the release or is damaged; the message names the file.
     """
-    path = Path(path)
+    path, first = Path(path), next(iter(ROWS))
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist. {HELP}")
+    if (path / ARCHIVE).is_file() and not (path / first).is_file():
+        path = path / ARCHIVE
     try:
         root = path if path.is_dir() else zipfile.Path(path)
+        inner = [place for place in root.iterdir() if (place / first).is_file()]
+        root = inner[0] if len(inner) == 1 and not (root / first).is_file() else root
         missing = [name for name in ROWS if not (root / name).is_file()]
         if missing:
             raise FileNotFoundError(f"{path} does not hold {', '.join(missing)}. {HELP}")
@@ -87,7 +95,12 @@ def load(path: str | Path) -> dict[str, list[Story]]:
                 found = _read(file, str(root / name))
             if len(found) != rows:
                 raise ValueError(f"{root / name} has {len(found)} stories instead of {rows}; is it cut off? {HELP}")
-            stories["train" if name.endswith("_train.csv") else "test"] += found
+            split, ks = "train" if name.endswith("_train.csv") else "test", re.findall(r"1\.(\d+)", name)
+            for s in found:
+                if s.split != split or str(s.k) not in ks:
+                    what = f"story {s.id} with k = {s.k} of {s.split!r}, which its name does not say"
+                    raise ValueError(f"{root / name} holds {what}; is it another file renamed? {HELP}")
+            stories[split] += found
     except FileNotFoundError:
         raise
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError, RuntimeError) as error:
@@ -110,12 +123,23 @@ def write(stories: Iterable[Story], path: str | Path) -> None:
     """Writes stories as a CSV file in the release's columns; `read` gives them back. The file appears whole or not.
 
     Raises:
-        ValueError: If a sentence speaks of a person who has no name.
+        ValueError: If a story would not come back as it is: a sentence speaks of a person who has no name or holds the
+            end of another one, a name holds a quote, comma or bracket, the split is neither 'train' nor 'test' ...
     """
     file = io.StringIO(newline="")
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows((i, *_to_row(story)) for i, story in enumerate(stories))
+    for i, story in enumerate(stories):
+        row = _to_row(story)
+        try:
+            back = _from_row(dict(zip(COLUMNS[1:], map(str, row), strict=True)))
+            wrong = [field for field in Story._fields if getattr(back, field) != getattr(story, field)]
+            what = f"its {', '.join(wrong)} would be read back otherwise"
+        except WRONG as error:
+            wrong, what = True, f"it could not be read back ({type(error).__name__}: {error})"
+        if wrong:
+            raise ValueError(f"story {story.id} does not fit the release's columns: {what}. Change it or leave it out")
+        writer.writerow((i, *row))
     write_atomic(Path(path), file.getvalue().encode())
 
 
@@ -129,7 +153,7 @@ def _read(file: TextIO, name: str) -> list[Story]:
         for row in reader:
             try:
                 stories.append(_from_row(row))
-            except (AttributeError, IndexError, KeyError, SyntaxError, TypeError, ValueError) as error:
+            except WRONG as error:
                 what = f"{name}, story {len(stories)}: {type(error).__name__}: {error}"
                 raise ValueError(f"{what}; the file is cut off or not CLUTRR. {HELP}") from None
         return stories

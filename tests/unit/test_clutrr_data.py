@@ -253,6 +253,25 @@ def test_columns_round_trip(stories, tmp_path):
     assert read(path) == odd  # what was there stays
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (dict(sentences=("@0 met @1. @1 met @2.",)), "its sentences would be read back otherwise"),
+        (dict(sentences=("@0 met Dr. Smith at 5 p.m. with @1.",)), "its sentences would"),
+        (dict(sentences=()), "could not be read back .*story or clean_story is empty"),
+        (dict(names=("O'Hara", "Ben", "Eve")), "could not be read back"),
+        (dict(names=("Ann, Jr", "Ben", "Eve")), "could not be read back"),
+        (dict(names=("[Ann]", "Ben", "Eve")), "could not be read back"),
+        (dict(split="val"), "could not be read back .*task_split is 'val'"),
+    ],
+)
+def test_a_story_that_would_not_come_back_is_not_written(change, says, tmp_path):
+    story = generate(1, 3, k=2)[0]
+    with pytest.raises(ValueError, match=f"story {story.id} does not fit the release's columns: .*{says}"):
+        write([story, story._replace(**change)], tmp_path / "odd.csv")
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.fixture
 def small_release(tmp_path, monkeypatch):
     """A folder and a zip with the release's files, two stories each."""
@@ -273,6 +292,25 @@ def test_zip_and_folder_load_alike(small_release):
     assert stories == load(str(small_release.with_suffix(".zip")))
     assert stories["train"] == generate(2, 0, k=2)
     assert [story.k for story in stories["test"]] == [k for k in LENGTHS for _ in (0, 1)]
+
+
+def test_the_release_is_found_one_folder_deeper(small_release, tmp_path):
+    stories, around = load(small_release), tmp_path / "around"
+    with zipfile.ZipFile(tmp_path / "nested.zip", "w") as archive:
+        for name in ROWS:
+            archive.write(small_release / name, f"data_db9b8f04/{name}")
+    assert load(tmp_path / "nested.zip") == stories
+    small_release.rename((around / "inner").mkdir(parents=True) or around / "inner")
+    assert load(around) == stories
+    (tmp_path / "nested.zip").rename(tmp_path / clutrr_release.ARCHIVE)
+    assert load(tmp_path) == stories
+
+
+@pytest.mark.parametrize(("k", "split"), [(5, "train"), (7, "test")])
+def test_files_with_another_ones_stories_are_refused(small_release, k, split):
+    write(generate(2, 0, k=k, split=split), small_release / "1.5_test.csv")
+    with pytest.raises(ValueError, match=rf"1\.5_test\.csv holds story \S+ with k = {k} of '{split}'.*Get data_"):
+        load(small_release)
 
 
 def test_a_missing_release_says_where_to_get_it(small_release, tmp_path):
