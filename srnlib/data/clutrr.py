@@ -22,8 +22,9 @@ from hashlib import sha256
 from operator import index
 from typing import TypeVar
 
+from srnlib.data.clutrr_columns import Fact, Story
 from srnlib.data.clutrr_kinship import COMPOSE, COUPLES, KINSHIP, PAIRS, PEOPLE, SEXES, TARGETS, WAYS, WORDS, answers
-from srnlib.data.clutrr_release import Fact, Story, load, read, write
+from srnlib.data.clutrr_release import load, read, write
 from srnlib.data.clutrr_text import NAMES, TEMPLATES, parse
 
 __all__ = ["LENGTHS", "generate", "split_of"]

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from srnlib.data.clutrr_columns import Story
 from srnlib.data.clutrr_kinship import TARGETS
-from srnlib.data.clutrr_release import Story
 from srnlib.data.clutrr_text import tokens
 
 PEOPLE = 20  # numbers for people; a story has at most 11

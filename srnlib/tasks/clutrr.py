@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from srnlib.data.clutrr import LENGTHS, generate
+from srnlib.data.clutrr_columns import Story
 from srnlib.data.clutrr_kinship import TARGETS
-from srnlib.data.clutrr_release import HELP, Story, load
+from srnlib.data.clutrr_release import HELP, load
 from srnlib.data.clutrr_text import TEMPLATES
 from srnlib.data.clutrr_tokens import FIRST_PERSON, FIRST_WORD, PEOPLE, encode, for_validation, vocabulary
 from srnlib.models.language import Answer, PairReasoner, StoryModel, TripleEncoder
