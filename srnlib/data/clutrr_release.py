@@ -20,7 +20,8 @@ from typing import TextIO
 from srnlib.data.clutrr_columns import COLUMNS, Story, from_row, to_row
 from srnlib.files import write_atomic
 
-ROWS = {"1.2,1.3,1.4_train.csv": 15083} | {
+FIRST = "1.2,1.3,1.4_train.csv"
+ROWS = {FIRST: 15083} | {
     f"1.{k}_test.csv": rows for k, rows in enumerate((38, 107, 77, 185, 105, 155, 135, 124, 122), 2)
 }
 ARCHIVE = "data_db9b8f04.zip"
@@ -42,15 +43,13 @@ def load(path: str | Path) -> dict[str, list[Story]]:
         FileNotFoundError: If the path, or a file in it, is missing.
         ValueError: If it is not the release or is damaged; the message names the file.
     """
-    path, first = Path(path), next(iter(ROWS))
+    path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist. {HELP}")
-    if (path / ARCHIVE).is_file() and not (path / first).is_file():
+    if (path / ARCHIVE).is_file() and not (path / FIRST).is_file():
         path = path / ARCHIVE
     try:
-        root = path if path.is_dir() else zipfile.Path(path)
-        inner = [place for place in root.iterdir() if (place / first).is_file()]
-        root = inner[0] if len(inner) == 1 and not (root / first).is_file() else root
+        root = _unwrapped(path if path.is_dir() else zipfile.Path(path))
         missing = [name for name in ROWS if not (root / name).is_file()]
         if missing:
             raise FileNotFoundError(f"{path} does not hold {', '.join(missing)}. {HELP}")
@@ -95,6 +94,12 @@ def write(stories: Iterable[Story], path: str | Path) -> None:
     writer.writerow(COLUMNS)
     writer.writerows((i, *to_row(story)) for i, story in enumerate(stories))
     write_atomic(Path(path), file.getvalue().encode())
+
+
+def _unwrapped(root: Path | zipfile.Path) -> Path | zipfile.Path:
+    """The only folder in `root` that holds the release's files; `root` itself if it holds them, or if none does."""
+    inner = [] if (root / FIRST).is_file() else [place for place in root.iterdir() if (place / FIRST).is_file()]
+    return inner[0] if len(inner) == 1 else root
 
 
 def _read(file: TextIO, name: str) -> list[Story]:
