@@ -302,7 +302,8 @@ def test_the_release_is_found_one_folder_deeper(small_release, tmp_path):
         for name in ROWS:
             archive.write(small_release / name, f"data_db9b8f04/{name}")
     assert load(tmp_path / "nested.zip") == stories
-    small_release.rename((around / "inner").mkdir(parents=True) or around / "inner")
+    around.mkdir()
+    small_release.rename(around / "inner")
     assert load(around) == stories
     (tmp_path / "nested.zip").rename(tmp_path / clutrr_release.ARCHIVE)
     assert load(tmp_path) == stories
