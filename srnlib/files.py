@@ -12,7 +12,7 @@ from typing import Any
 def write_atomic(path: Path, content: bytes) -> None:
     """Write a file so that a reader, at any moment and after any crash, finds the old content or the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")  # of this writer alone
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")  # of this writer alone; any name that fits still fits
     try:
         with open(temporary, "wb") as file:
             file.write(content)

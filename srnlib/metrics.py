@@ -1,13 +1,32 @@
 """How well a decoded set decomposes an image of circles. Torch in, torch out; a score an image.
 
 `decomposed` is the paper's metric and only counts; `matched_iou` and `foreground_ari` ask which element holds what.
+The other tasks' measures are given from here too, imported when first asked for: `overall_iou`, `object_iou` and
+`object_iou_real` of CLEVR (`srnlib.metrics_iou`), `right_when_turned` of Sort-of-CLEVR (`srnlib.robustness`), `ranks`
+and `scores` (H@1, MRR) of the world models (`srnlib.ranking`).
 """
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+
+_ELSEWHERE = {
+    **dict.fromkeys(("object_iou", "object_iou_real", "overall_iou"), "srnlib.metrics_iou"),
+    **dict.fromkeys(("ranks", "scores"), "srnlib.ranking"),
+    "right_when_turned": "srnlib.robustness",
+}
+__all__ = ["decomposed", "foreground_ari", "matched_iou", *_ELSEWHERE]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ELSEWHERE:
+        return getattr(importlib.import_module(_ELSEWHERE[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def decomposed(elements: Tensor, counts: Tensor, threshold: float = 0.1) -> Tensor:

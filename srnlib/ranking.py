@@ -38,7 +38,7 @@ def ranks(predicted: Tensor, targets: Tensor, true: Tensor, *, block: int = 256)
     distinct targets are given once, which makes ties between copies exact. Memory is `block * Q * D` numbers.
 
     Args:
-        predicted: Predicted states `[Q, D]`, finite.
+        predicted: Predicted states `[Q, D]`, finite; this and the others tensors or arrays.
         targets: States of the U distinct targets `[U, D]`, finite.
         true: Which of them is each query's, integers `[Q]`.
         block: Queries at a time.
@@ -46,6 +46,7 @@ def ranks(predicted: Tensor, targets: Tensor, true: Tensor, *, block: int = 256)
     Raises:
         ValueError: If shapes do not fit, a number is not finite, or an index is out of range.
     """
+    predicted, targets, true = map(torch.as_tensor, (predicted, targets, true))
     if predicted.dim() != 2 or targets.dim() != 2 or predicted.shape[1] != targets.shape[1]:
         raise ValueError(f"predicted [Q, D] and targets [U, D], got {list(predicted.shape)} and {list(targets.shape)}")
     if true.shape != predicted.shape[:1] or true.is_floating_point() or true.dtype == torch.bool:

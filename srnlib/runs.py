@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from srnlib import results
-from srnlib.tasks import PROFILES, TASKS, Settings, Task, choose
-
-LONGEST = 195  # bytes of a stem: names of files have 255, of which endings and temporary names take up to 60
+from srnlib.tasks import TASKS, Settings, Task, choose
 
 
 class RunError(RuntimeError):
@@ -51,24 +49,20 @@ class Run:
 
         Raises:
             UnknownName: If a name does not exist.
-            ValueError: If a setting's value is of the wrong type, the seed is no whole number in 0..999999, or there
-                are so many overrides that files cannot be named after them.
+            ValueError: If a setting's value is of the wrong type, or the seed is no whole number in 0..999999.
         """
         task = TASKS[task] if isinstance(task, str) else task
         whole = isinstance(seed, Integral) and not isinstance(seed, bool)
         if not whole or not 0 <= seed < 1_000_000:  # seeds from there on belong to the evaluation sets
             raise ValueError(f"the seed must be a whole number in 0..999999, got {seed!r}")
-        base = task.settings(choose("profile", profile, PROFILES), choose("model", model, task.models))
+        task.check(model, profile)
+        base = task.settings(profile, model)
         kinds = get_type_hints(type(base))
         changed = {name: _read(name, text, choose("setting", name, kinds)) for name, text in sorted(overrides.items())}
         changed = {name: value for name, value in changed.items() if value != getattr(base, name)}
         label = "+".join([profile, *(f"{name}={value}" for name, value in changed.items())])
         settings = dataclasses.replace(base, **changed)
-        run = cls(task, model, re.sub(r"[^\w.+=-]", "_", label), int(seed), settings, changed)
-        if (length := len(run.stem.encode())) > LONGEST:
-            wrong = f"{run.stem} is no name for files: {length} bytes, at most {LONGEST}"
-            raise ValueError(f"{wrong}; change fewer settings, or shorter ones")
-        return run
+        return cls(task, model, re.sub(r"[^\w.+=-]", "_", label), int(seed), settings, changed)
 
     @property
     def stem(self) -> str:

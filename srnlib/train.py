@@ -42,10 +42,12 @@ def train(
         The record, on the main process; elsewhere an empty dictionary.
 
     Raises:
-        RunError: If the record is damaged, or what is there was trained with other settings, precision or number of
-            processes.
+        RunError: If the record is damaged, what is there was trained with other settings, precision or number of
+            processes, or so many settings are changed that files cannot be named after them.
         CheckpointError: If a checkpoint or a state is damaged.
     """
+    if len(run.checkpoint.name.encode()) > 255:  # now, not after the training
+        raise RunError(f"{run.checkpoint.name} is too long for a file's name: change fewer settings, or shorter ones")
     on = loop.accelerator(device, precision)
     ways = {"precision": precision, "processes": on.num_processes}
     if run.result.exists() and not run.state.exists() and not force:

@@ -473,8 +473,8 @@ display(Markdown("\n".join(f"- {sentence}." for sentence in verdict())))
 # %%
 TUNED = {"baseline": ("steps", "width", "encoder_width", "few", "black_weight", "color_weight", "freeze_norm")}
 TUNED["srn"] = ("embed_scale", "inner_lr", *TUNED["baseline"])  # what these models read
-lines = ["| model | differs by | seed | core-minutes | " + " | ".join(TASK.rows.values()) + " | inner loss taken away, % |"]
-lines.append("|---|---|---:|---:|" + "---:|" * 5)
+heads = ["model", "differs by", "seed", "core-minutes", *TASK.rows.values(), "inner loss taken away, %"]
+lines = ["| " + " | ".join(heads) + " |", "|---|---|" + "---:|" * 7]
 for model in MODELS:
     base = Run.of(TASK, model, PROFILE).config
     for r in sorted(results.load("clevr", model), key=lambda r: -r["history"][-1]["core_seconds"]):

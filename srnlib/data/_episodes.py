@@ -10,9 +10,11 @@ def indices(episode: ArrayLike, step: ArrayLike, actions: NDArray[np.int64]) -> 
     """`episode` and `step` broadcast to one shape, for episodes of `actions` `[E, T]`.
 
     Raises:
-        IndexError: Unless they are integers from 0 to E - 1 and from 0 to T.
+        IndexError: Unless they are integers from 0 to E - 1 and from 0 to T, or there are none.
     """
     episode, step = np.broadcast_arrays(episode, step)
+    if not episode.size:  # NumPy takes an empty list for floats
+        return episode.astype(np.int64), step.astype(np.int64)
     episodes, steps = actions.shape
     for name, index, last in (("episode", episode, episodes - 1), ("step", step, steps)):
         if index.dtype.kind not in "iu":

@@ -8,6 +8,10 @@ leads to an answer leads to the same one, and it is true in the family.
 Story i is a function of the seed, the split, k and i alone: the same on every machine, and a longer data set begins
 with the shorter. A chain's relations are its pattern; a hash of the pattern, and nothing else, says if it is for
 training or for testing. So no pattern is ever in both, whatever the seeds and sizes.
+
+From here come also what belongs to any story, the release's too: `load` for the release, `read` and `write` for a file
+in its columns (`clutrr_release`), the table `COMPOSE`, `TARGETS` and `answers` (`clutrr_kinship`), and `parse`
+(`clutrr_text`), of generated sentences only.
 """
 
 from __future__ import annotations
@@ -18,9 +22,13 @@ from hashlib import sha256
 from operator import index
 from typing import TypeVar
 
-from srnlib.data.clutrr_kinship import COUPLES, KINSHIP, PAIRS, PEOPLE, SEXES, WAYS, WORDS, answers
-from srnlib.data.clutrr_release import Fact, Story
-from srnlib.data.clutrr_text import NAMES, TEMPLATES
+from srnlib.data.clutrr_columns import Fact, Story
+from srnlib.data.clutrr_kinship import COMPOSE, COUPLES, KINSHIP, PAIRS, PEOPLE, SEXES, TARGETS, WAYS, WORDS, answers
+from srnlib.data.clutrr_release import load, read, write
+from srnlib.data.clutrr_text import NAMES, TEMPLATES, parse
+
+__all__ = ["LENGTHS", "generate", "split_of"]
+__all__ += ["COMPOSE", "TARGETS", "Fact", "Story", "answers", "load", "parse", "read", "write"]
 
 Item = TypeVar("Item")
 

@@ -6,6 +6,7 @@ which of the 20 numbers is drawn for every story: the numbers in `Story` follow 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
@@ -14,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from srnlib.data.clutrr_columns import Story
 from srnlib.data.clutrr_kinship import TARGETS
-from srnlib.data.clutrr_release import Story
 from srnlib.data.clutrr_text import tokens
 
 PEOPLE = 20  # numbers for people; a story has at most 11
@@ -55,8 +56,8 @@ def encode(stories: Sequence[Story], words: dict[str, int], seed: int = 0) -> En
         seed: Of the people's numbers.
 
     Raises:
-        ValueError: If there is no story, or one has no sentence, more than 20 people, an unknown target, or a query for
-            somebody else; or if there are too many words.
+        ValueError: If there is no story, or one has no sentence, more than 20 people, an unknown target, or a sentence
+            about or a query for somebody else; or if there are too many words.
     """
     if not stories:
         raise ValueError("there is no story to encode")
@@ -64,12 +65,13 @@ def encode(stories: Sequence[Story], words: dict[str, int], seed: int = 0) -> En
         raise ValueError(f"words must be numbered below {np.iinfo(np.int16).max + 1}: ask vocabulary for fewer")
     target = {word: i for i, word in enumerate(TARGETS)}
     for story in stories:
-        n = len(story.names)
+        n, people = len(story.names), {int(mark) for mark in re.findall(r"@(\d+)", " ".join(story.sentences))}
         for wrong, what in (
             (not story.sentences or not all(map(str.strip, story.sentences)), "no sentence, or an empty one"),
             (story.target not in target, f"target {story.target!r}, not one of TARGETS"),
             (n > PEOPLE, f"{n} people; there are numbers for {PEOPLE}"),
             (not {*story.query} <= {*range(n)}, f"{n} people, and asks for {story.query}"),
+            (not people <= {*range(n)}, f"{n} people, and speaks of @{max(people, default=0)}"),
         ):
             if wrong:
                 raise ValueError(f"story {story.id} has {what}")

@@ -101,6 +101,9 @@ class TripleEncoder(nn.Module):
 class StoryModel(nn.Module):
     """Story -> set (-> refined set or graph) -> answer.
 
+    Answers do not depend on the order of the sentences, unless the encoder reads the query from the whole story
+    (`read_story`, as published).
+
     Args:
         encoder, reasoner: The parts.
         set_size: N, to which sets are padded with zeros; the padding then takes part in everything. None for no
@@ -108,6 +111,10 @@ class StoryModel(nn.Module):
         masked: Whether those without `set_size` take only them. False, as published: the padding of the batch's longest
             story takes part, so an answer depends on the other stories of the batch.
         refiner: Of the padded set, a `SetRefiner` (SRN) or a `GraphRefiner` (GRN); None for none.
+
+    Raises:
+        TypeError: If the refiner is of another class, also one derived from these.
+        ValueError: If there is a refiner and no `set_size`.
     """
 
     def __init__(
@@ -119,6 +126,8 @@ class StoryModel(nn.Module):
         masked: bool = True,
     ):
         super().__init__()
+        if type(refiner) not in (SetRefiner, GraphRefiner, type(None)):
+            raise TypeError(f"refiner must be a SetRefiner, a GraphRefiner or None, got {type(refiner).__name__}")
         if refiner is not None and set_size is None:
             raise ValueError("a refiner needs a set_size: the refined set has a fixed size")
         self.encoder, self.reasoner, self.set_size, self.refiner = encoder, reasoner, set_size, refiner
@@ -128,7 +137,8 @@ class StoryModel(nn.Module):
         """Answers stories `[B, S, W]`, see `StoryEncoder`.
 
         Raises:
-            ValueError: If a story has more sentences than the set has elements.
+            TypeError: As `StoryEncoder.forward`.
+            ValueError: As there; also if a story has more sentences than the set has elements.
         """
         S0, here, z, query = self.encoder(tokens, query)
         if self.set_size is None:
@@ -159,11 +169,14 @@ def one_padding(here: Tensor, dtype: torch.dtype) -> Tensor:
 
     Padding is a tie of many zeros, and FSPool sorts: which zero gets which slope would depend on the sorting algorithm
     and on rounding. H_agg(P S) gives all of them their mean slope, so they stay alike; and what a set is refined to
-    depends neither on the order of the sentences nor on the other stories of the batch.
+    depends neither on the order of the sentences nor on the other stories of the batch. The answer also depends on the
+    query, which with `read_story` is read in that order.
     """
-    padding = (~here).to(dtype)
-    both = padding.unsqueeze(2) * padding.unsqueeze(1)
-    return torch.diag_embed(here.to(dtype)) + both / padding.sum(dim=1).clamp(min=1)[:, None, None]
+    with torch.inference_mode(False):  # the inner loop differentiates through P, whatever the mode
+        here = here.clone()
+        padding = (~here).to(dtype)
+        both = padding.unsqueeze(2) * padding.unsqueeze(1)
+        return torch.diag_embed(here.to(dtype)) + both / padding.sum(dim=1).clamp(min=1)[:, None, None]
 
 
 def _layer(inputs: int, outputs: int) -> tuple[nn.Module, ...]:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
+from srnlib._refine_checks import kind, shape
+
 
 class Reading(NamedTuple):
     """What the encoder makes of stories; D = 2 * hidden.
@@ -64,14 +66,16 @@ class StoryEncoder(nn.Module):
         """Reads stories; S becomes the number of sentences of the longest, whatever room `tokens` gives.
 
         Args:
-            tokens: `[B, S, W]`, zeros after the last word of a sentence and after the last sentence.
+            tokens: Integers below `vocabulary`, `[B, S, W]`; zeros after the last word of a sentence and after the last
+                sentence.
             query: The tokens of the two people `[B, 2]`.
 
         Raises:
-            ValueError: If there is no story, or one has no sentence.
+            TypeError: If these are no integers.
+            ValueError: If their shapes do not fit, a token is out of range, a word follows a zero, there is no story,
+                or one has no sentence.
         """
-        if tokens.dim() != 3 or 0 in tokens.shape:
-            raise ValueError(f"tokens must be [B, S, W], none of them 0, got {list(tokens.shape)}")
+        _check(tokens, query, self.embedding.num_embeddings)
         tokens, query = tokens.long(), query.long()
         lengths = (tokens > 0).sum(dim=2)
         here = lengths > 0
@@ -104,3 +108,19 @@ class StoryEncoder(nn.Module):
         ids, row = (pack_padded_sequence(t, lengths, batch_first=True, enforce_sorted=False) for t in (words, rows))
         out, (_, cells) = self.lstm(PackedSequence(self.dropout(self.embedding(ids.data)), *ids[1:]))
         return out.data, cells[-2:].transpose(0, 1).flatten(1), ids.data, row.data
+
+
+def _check(tokens: Tensor, query: Tensor, vocabulary: int) -> None:
+    for name, t in (("tokens", tokens), ("query", query)):
+        if not isinstance(t, Tensor) or t.dtype == torch.bool or t.is_floating_point() or t.is_complex():
+            raise TypeError(f"{name} must be a tensor of integers, got {kind(t)}")
+    if tokens.dim() != 3 or 0 in tokens.shape:
+        raise ValueError(f"tokens must be [B, S, W], none of them 0, got {shape(tokens)}")
+    if query.shape != (len(tokens), 2):
+        raise ValueError(f"query must be [{len(tokens)}, 2], two people a story, got {shape(query)}")
+    for name, t in (("tokens", tokens), ("query", query)):
+        low, high = int(t.min()), int(t.max())
+        if not 0 <= low <= high < vocabulary:
+            raise ValueError(f"{name} must be 0 to {vocabulary - 1}, by the model's vocabulary, got {low} to {high}")
+    if bool(((tokens[..., :-1] == 0) & (tokens[..., 1:] != 0)).any()):
+        raise ValueError("a word of tokens follows a 0: that is padding, which comes after a sentence's last word")

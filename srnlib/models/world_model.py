@@ -90,6 +90,9 @@ class WorldModel(nn.Module):
             Shapes, where `actions` is A times K).
         refiner: A `SetRefiner`; None for plain C-SWM.
         embed: Flattened masks `[B, K * H * W]` to z `[B, E]`, read only with a refiner.
+
+    Raises:
+        ValueError: If there is a refiner and no `embed`.
     """
 
     def __init__(
@@ -104,13 +107,21 @@ class WorldModel(nn.Module):
         embed: nn.Module | None = None,
     ):
         super().__init__()
+        if refiner is not None and embed is None:
+            raise ValueError("a refiner needs embed, a module that makes z of the masks, such as a linear layer")
         self.extractor, self.encoder, self.transition = extractor, encoder, transition
         self.actions, self.copy_action = actions, copy_action
         self.refiner, self.embed = refiner, embed
         self.to(memory_format=torch.channels_last)
 
     def see(self, X: Tensor, counts: Tensor | None = None) -> Seen:
-        """The perceptual stage: observations `[B, C, 50, 50]` in 0..1 to their states; `counts` as of the extractor."""
+        """The perceptual stage: observations `[B, C, 50, 50]` in 0..1 to their states; `counts` as of the extractor.
+
+        Raises:
+            TypeError: If the observations are no floats.
+        """
+        if not X.is_floating_point():
+            raise TypeError(f"observations must be floats in 0..1, got {X.dtype}: divide frames of bytes by 255")
         masks = self.extractor(X.contiguous(memory_format=torch.channels_last), counts)
         flat = masks.flatten(2)
         S0 = self.encoder(flat)
@@ -120,7 +131,16 @@ class WorldModel(nn.Module):
         return Seen(S, S0, masks, trace)
 
     def step(self, S: Tensor, action: Tensor) -> Tensor:
-        """The predicted states `[B, K, D]` after actions `[B]`, from states `[B, K, D]`."""
+        """The predicted states `[B, K, D]` after actions `[B]`, from states `[B, K, D]`.
+
+        Raises:
+            TypeError: If the actions are no integers.
+            ValueError: If there is no such action.
+        """
+        if action.is_floating_point() or action.dtype == torch.bool:
+            raise TypeError(f"actions must be integers, got {action.dtype}")
+        if ((action < 0) | (action >= self.actions)).any():
+            raise ValueError(f"actions must be 0 to {self.actions - 1}, got {int(action.min())} to {int(action.max())}")
         vector = functional.one_hot(action.long(), self.actions).to(S)
         each = vector.unsqueeze(1).expand(-1, S.shape[1], -1)
         vector = each if self.copy_action else vector.unflatten(1, (S.shape[1], -1))
@@ -137,6 +157,9 @@ class WorldModel(nn.Module):
         Returns:
             Predictions `[B, T, K, D]`, one step ahead of each of the first T observations, and `Seen` with shapes
             `[B * (T + 1), ...]`, episode by episode; with `whose` `[U, ...]`.
+
+        Raises:
+            TypeError, ValueError: As `see` and `step`.
         """
         if whose is None:
             seen = self.see(X.flatten(0, 1))

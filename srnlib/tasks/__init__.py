@@ -85,12 +85,17 @@ class Task:
     select: str | None = None
 
     def settings(self, profile: str, model: str) -> Settings:
-        """The settings of a profile (smoke, laptop, paper) for a model."""
+        """The settings of a profile (smoke, laptop, paper) for a model; UnknownName if there is no such one."""
         raise NotImplementedError
 
     def build(self, model: str, settings: Settings) -> nn.Module:
-        """A fresh module; the caller has seeded torch."""
+        """A fresh module; the caller has seeded torch. UnknownName if there is no such model."""
         raise NotImplementedError
+
+    def check(self, model: str, profile: str = PROFILES[0]) -> None:
+        """For the start of these two: raises UnknownName unless there are such a model and profile."""
+        choose("profile", profile, PROFILES)
+        choose("model", model, self.models)
 
     def dataset(self, settings: Settings, seed: int) -> Any:
         """Training data: has a length, and an index tensor gives a tuple of tensors `[B, ...]` (e.g. TensorDataset)."""

@@ -90,11 +90,13 @@ class Circles(Task):
     }
 
     def settings(self, profile: str, model: str) -> CirclesSettings:
+        self.check(model, profile)
         if profile == "laptop":
             return CirclesSettings.laptop(model)
         return getattr(CirclesSettings, profile)()
 
     def build(self, model: str, settings: CirclesSettings) -> nn.Module:
+        self.check(model)
         H_agg = None
         if model == "srn":
             H_agg = SetEncoder(settings.element_dim, settings.embed_dim, hidden=settings.hidden)

@@ -98,11 +98,13 @@ class ClevrTask(Task):
     }
 
     def settings(self, profile: str, model: str) -> ClevrSettings:
+        self.check(model, profile)
         if profile == "laptop":  # measured: 75 core-minutes each
             return ClevrSettings.laptop({"srn": 17_500, "baseline": 21_000}[model])
         return getattr(ClevrSettings, profile)()
 
     def build(self, model: str, settings: ClevrSettings) -> nn.Module:
+        self.check(model)
         H_agg = None
         if model == "srn":
             H_agg = PairSetEncoder(settings.element_dim, settings.embed_dim, hidden=settings.hidden)

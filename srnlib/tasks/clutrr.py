@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from srnlib.data.clutrr import LENGTHS, generate
+from srnlib.data.clutrr_columns import Story
 from srnlib.data.clutrr_kinship import TARGETS
-from srnlib.data.clutrr_release import HELP, Story, load
+from srnlib.data.clutrr_release import HELP, load
 from srnlib.data.clutrr_text import TEMPLATES
 from srnlib.data.clutrr_tokens import FIRST_PERSON, FIRST_WORD, PEOPLE, encode, for_validation, vocabulary
 from srnlib.models.language import Answer, PairReasoner, StoryModel, TripleEncoder
@@ -48,6 +49,7 @@ class Clutrr(Task):
         self.name, self.paper = name, paper
 
     def settings(self, profile: str, model: str) -> ClutrrSettings:
+        self.check(model, profile)
         settings = getattr(ClutrrSettings, profile)(model)
         if self.name == "clutrr":
             return settings
@@ -55,6 +57,7 @@ class Clutrr(Task):
         return dataclasses.replace(settings, vocabulary=144, **length)  # as many as they have
 
     def build(self, model: str, settings: ClutrrSettings) -> StoryModel:
+        self.check(model)
         s = settings
         encoder = StoryEncoder(s.vocabulary, s.embed_dim, s.hidden, s.layers, s.dropout, s.read_story, s.original)
         dim, refiner = 2 * s.hidden, None
@@ -179,7 +182,7 @@ def measure(task: Clutrr, module: nn.Module, settings: ClutrrSettings, device, s
             right.append(out.logits.argmax(dim=1).cpu() == target)
             for name, values in refined(out).items():
                 moved.setdefault(name, []).append(values.cpu())
-        scores[f"acc.k{k}"] = 100 * float(torch.cat(right).float().mean())
+        scores[f"acc.k{k}"] = 100 * float(torch.cat(right).double().mean())
     scores["acc.mean_val"] = statistics.fmean(scores[f"acc.k{k}"] for k in TRAINED)
     return scores | {name.replace("_", "."): float(torch.cat(values).mean()) for name, values in moved.items()}
 

@@ -62,7 +62,9 @@ class ClutrrSettings(InnerLoop, Settings):
     def paper(cls, model: str) -> ClutrrSettings:
         """Section 3.3, appendix F and, where these refer to it, the baseline's published configuration; 50 epochs.
 
-        They state no inner momentum, so there is none; at such rates one of .5 would not move the set either.
+        They state no inner momentum, so there is none; at such rates one of .5 would not move the set either. The
+        query is read from the whole story, as published, so here every model's answer depends on the order of the
+        sentences, also that of SRN and GRN.
         """
         words = {"embed_dim": 100, "hidden": 100, "layers": 2, "read_story": True, "vocabulary": 4096, "original": True}
         decay = {"rn": 0.0, "grn": 5e-6}.get(model, 1e-4)  # of rn_fixed as of srn, whose control it is

@@ -52,12 +52,14 @@ class SortOfClevr(Task):
     }
 
     def settings(self, profile: str, model: str) -> SortOfClevrSettings:
+        self.check(model, profile)
         length = {"steps": STEPS[model]} if profile == "laptop" else {}
         base = getattr(SortOfClevrSettings, profile)(**length)
         changes = {"rn_wide": WIDE[profile], "srn_detached": {"detach_init": True}}
         return dataclasses.replace(base, **changes.get(model, {}))
 
     def build(self, model: str, settings: SortOfClevrSettings) -> VisualReasoner:
+        self.check(model)
         refined, dim = model.startswith("srn"), settings.channels + 2
         look = {name: getattr(settings, name) for name in ("reach", "inverted", "embed_scale")}
         encoder = CellEncoder(settings.channels, settings.embed_dim if refined else None, **look)

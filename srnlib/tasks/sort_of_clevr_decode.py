@@ -77,10 +77,12 @@ class SortOfClevrDecode(Task):
     paper = {"rn": {"error.train": 5000}, "srn": {"error.train": 773}}  # its unit is not said
 
     def settings(self, profile: str, model: str) -> DecodeSettings:
+        self.check(model, profile)
         return getattr(DecodeSettings, profile)()
 
     def build(self, model: str, settings: DecodeSettings) -> FrozenDecoder:
         """Reads the source's checkpoint; CheckpointError if there is none."""
+        self.check(model)
         if settings.source_profile is None:
             source = sort_of_clevr.settings("smoke", model)
             perception = sort_of_clevr.build(model, source)

@@ -88,6 +88,7 @@ class WorldModels(Task):
         }
 
     def settings(self, profile: str, model: str) -> WorldModelSettings:
+        self.check(model, profile)
         kind, _, slots = model.partition("_k")
         made = getattr(WorldModelSettings, profile)(self.name, int(slots or shapes.OBJECTS))
         if kind == "constant":
@@ -95,6 +96,7 @@ class WorldModels(Task):
         return dataclasses.replace(made, **TUNED.get((self.name, kind), {})) if profile == "laptop" else made
 
     def build(self, model: str, settings: WorldModelSettings) -> nn.Module:
+        self.check(model)
         k, d, hidden = settings.slots, settings.state_dim, settings.hidden
         if not self.atari and k != shapes.OBJECTS:
             raise ValueError(f"slots must be {shapes.OBJECTS} on 2D Shapes, where an action names an object, got {k}")

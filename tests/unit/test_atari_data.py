@@ -125,6 +125,7 @@ def test_observe_stacks_the_present_on_the_past():
         50,
         50,
     )
+    assert episodes.observe([], []).shape == (0, 6, 50, 50)
     for indices, says in (((2, 0), "episode must be from 0 to 1"), ((0, 11), "step must be from 0 to 10")):
         with pytest.raises(IndexError, match=says):
             episodes.observe(*indices)
@@ -153,9 +154,8 @@ def without_settings(version):
 )
 def test_missing_or_incompatible_ale_py_says_how_to_get_it(monkeypatch, module, why):
     monkeypatch.setitem(sys.modules, "ale_py", module)
-    with pytest.raises(
-        ImportError, match=rf"need the package ale-py, 0\.11 or newer.*{why}.*pip install 'srnlib\[atari\]'"
-    ):
+    install = r"pip install 'srnlib\[atari\]', or pip install ale-py pillow"
+    with pytest.raises(ImportError, match=rf"need the package ale-py, 0\.11 or newer.*{why}.*{install}"):
         generate("pong", 1, 1)
 
 

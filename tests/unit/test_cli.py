@@ -153,8 +153,12 @@ def test_seeds_are_whole_numbers():
             Run.of("circles", "srn", seed=bad)
 
 
-def test_a_run_whose_files_cannot_be_named_is_refused_before_it_trains():
-    fits = {"source": "a" * (195 - len("srn-smoke+source=-seed0"))}
-    assert len(Run.of("clevr", "srn", "smoke", **fits).stem) == 195
-    with pytest.raises(ValueError, match=r"srn-smoke\+source=aa.* is no name for files: 196 bytes, at most 195"):
-        Run.of("clevr", "srn", "smoke", 10, source=fits["source"])
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_refuses_names_that_it_does_not_know(name):
+    task = TASKS[name]
+    settings = task.settings("smoke", task.models[0])
+    for call in (lambda: task.settings("smoke", "SRN"), lambda: task.build("SRN", settings)):
+        with pytest.raises(UnknownName, match=f"there is no model 'SRN'; models: {task.models[0]}, "):
+            call()
+    with pytest.raises(UnknownName, match="there is no profile 'papr'; profiles: smoke, laptop, paper"):
+        task.settings("papr", task.models[0])

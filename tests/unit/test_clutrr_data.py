@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from srnlib.data import clutrr_release
+from srnlib.data import clutrr, clutrr_release, clutrr_text
 from srnlib.data.clutrr import LENGTHS, generate, split_of
+from srnlib.data.clutrr_columns import COLUMNS, Story
 from srnlib.data.clutrr_kinship import (
     COMPOSE,
     COUPLES,
@@ -26,7 +27,7 @@ from srnlib.data.clutrr_kinship import (
     WORDS,
     answers,
 )
-from srnlib.data.clutrr_release import COLUMNS, ROWS, load, read, write
+from srnlib.data.clutrr_release import ROWS, load, read, write
 from srnlib.data.clutrr_text import FRAMES, MEANINGS, NAMES, TEMPLATES, parse, tokens
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -170,6 +171,12 @@ def test_no_pattern_leaks_from_train_to_test(stories):
     assert {COMPOSE[pair] for pair in COMPOSE if split_of(pair) == "train"} == set(TARGETS)
 
 
+def test_what_belongs_to_any_story_is_given_from_here():
+    assert (clutrr.load, clutrr.read, clutrr.write, clutrr.Story) == (load, read, write, Story)
+    assert clutrr.COMPOSE is COMPOSE and clutrr.parse is clutrr_text.parse
+    assert all(hasattr(clutrr, name) for name in clutrr.__all__)
+
+
 def test_every_class_is_met_in_training_and_testing():
     for split, lengths in (("train", (2, 3, 4)), ("test", (4, 5, 6))):
         assert {story.target for k in lengths for story in generate(200, 0, k=k, split=split)} == set(TARGETS)
@@ -247,6 +254,26 @@ def test_columns_round_trip(stories, tmp_path):
     assert read(path) == odd  # what was there stays
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (dict(sentences=("@0 met @1. @1 met @2.",)), "its sentences would be read back otherwise"),
+        (dict(sentences=("@0 met Dr. Smith at 5 p.m. with @1.",)), "its sentences would be read back otherwise"),
+        (dict(sentences=()), "story or clean_story is empty"),
+        (dict(names=("O'Hara", "Ben", "Eve")), "ValueError: not enough values to unpack"),
+        (dict(names=("Ann, Jr", "Ben", "Eve")), "ValueError: zip"),
+        (dict(names=("[Ann]", "Ben", "Eve")), "KeyError: '.Ann'"),
+        (dict(split="val"), "task_split is 'val'"),
+        (dict(query=(0, 9)), "index out of range"),
+    ],
+)
+def test_a_story_that_would_not_come_back_is_not_written(change, says, tmp_path):
+    story = generate(1, 3, k=2)[0]
+    with pytest.raises(ValueError, match=f"story {story.id} does not fit the release's columns .*{says}.*leave it out"):
+        write([story, story._replace(**change)], tmp_path / "odd.csv")
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.fixture
 def small_release(tmp_path, monkeypatch):
     """A folder and a zip with the release's files, two stories each."""
@@ -267,6 +294,26 @@ def test_zip_and_folder_load_alike(small_release):
     assert stories == load(str(small_release.with_suffix(".zip")))
     assert stories["train"] == generate(2, 0, k=2)
     assert [story.k for story in stories["test"]] == [k for k in LENGTHS for _ in (0, 1)]
+
+
+def test_the_release_is_found_one_folder_deeper(small_release, tmp_path):
+    stories, around = load(small_release), tmp_path / "around"
+    with zipfile.ZipFile(tmp_path / "nested.zip", "w") as archive:
+        for name in ROWS:
+            archive.write(small_release / name, f"data_db9b8f04/{name}")
+    assert load(tmp_path / "nested.zip") == stories
+    around.mkdir()
+    small_release.rename(around / "inner")
+    assert load(around) == stories
+    (tmp_path / "nested.zip").rename(tmp_path / clutrr_release.ARCHIVE)
+    assert load(tmp_path) == stories
+
+
+@pytest.mark.parametrize(("k", "split"), [(5, "train"), (7, "test")])
+def test_files_with_another_ones_stories_are_refused(small_release, k, split):
+    write(generate(2, 0, k=k, split=split), small_release / "1.5_test.csv")
+    with pytest.raises(ValueError, match=rf"1\.5_test\.csv holds story \S+ with k = {k} of '{split}'.*Get data_"):
+        load(small_release)
 
 
 def test_a_missing_release_says_where_to_get_it(small_release, tmp_path):

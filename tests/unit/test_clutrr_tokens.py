@@ -80,6 +80,7 @@ def test_validation_keeps_whole_patterns_apart():
         (lambda: encode([generate(1, 0, k=2)[0]._replace(sentences=())], {}), "has no sentence"),
         (lambda: encode([generate(1, 0, k=2)[0]._replace(sentences=("",))], {}), "no sentence, or an empty one"),
         (lambda: encode([generate(1, 0, k=2)[0]._replace(query=(0, 30))], {}), r"people, and asks for \(0, 30\)"),
+        (lambda: encode([generate(1, 0, k=2)[0]._replace(sentences=("@7 x.",))], {}), "3 people, and speaks of @7"),
         (lambda: encode(generate(1, 0, k=2), {"word": 2**15}), "words must be numbered below 32768"),
         (lambda: encode([generate(1, 0, k=2)[0]._replace(target="wife")], {}), "has target 'wife', not one of"),
         (lambda: vocabulary(["a"], 22), "size must be above 22"),

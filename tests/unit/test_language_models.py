@@ -8,6 +8,8 @@ from torch import nn
 
 from srnlib.models.language import PairReasoner, StoryModel, TripleEncoder
 from srnlib.models.story_encoder import StoryEncoder
+from srnlib.restarts import RestartedRefiner
+from srnlib.set_encoders import SetEncoder
 from srnlib.tasks.clutrr import ClutrrSettings, clutrr_generated
 
 MODELS = clutrr_generated.models
@@ -117,6 +119,8 @@ def test_the_order_of_the_sentences_does_not_matter(model):
         shuffled[b, :n] = tokens[b, torch.randperm(n)]
     assert not torch.equal(shuffled, tokens)
     torch.testing.assert_close(module(shuffled, query).logits, module(tokens, query).logits)
+    published = build(model, inner_lr=1.0, read_story=True)  # its query is read in that order
+    assert not torch.allclose(published(shuffled, query).logits, published(tokens, query).logits)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -161,6 +165,15 @@ def test_refinement_goes_downhill_and_no_step_is_rn_fixed(model):
 
 
 @pytest.mark.parametrize("model", MODELS)
+def test_inference_mode_gives_what_no_grad_gives(model):
+    module, batch = build(model, inner_lr=1.0), stories()
+    with torch.no_grad():
+        expected = module(*batch).logits
+    with torch.inference_mode():
+        assert torch.equal(module(*batch).logits, expected)
+
+
+@pytest.mark.parametrize("model", MODELS)
 def test_every_parameter_learns(model):
     module, (tokens, query) = build(model, inner_lr=1.0).train(), stories()
     module(tokens, query).logits.logsumexp(dim=1).sum().backward()
@@ -194,3 +207,30 @@ def test_bad_input_says_what_is_wrong():
     rn = build("srn")
     with pytest.raises(ValueError, match="a refiner needs a set_size"):
         StoryModel(rn.encoder, rn.reasoner, None, rn.refiner)
+    other = RestartedRefiner(SetEncoder(16, 16, hidden=8), steps=1, inner_lr=0.1)
+    with pytest.raises(TypeError, match="must be a SetRefiner, a GraphRefiner or None, got RestartedRefiner"):
+        StoryModel(rn.encoder, rn.reasoner, 14, other)
+
+
+def changed(t: torch.Tensor, at: tuple[int, ...], to: int) -> torch.Tensor:
+    t = t.clone()
+    t[at] = to
+    return t
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        (lambda t, q: (t.float(), q), TypeError, "tokens must be a tensor of integers, got torch.float32"),
+        (lambda t, q: (t, q.tolist()), TypeError, "query must be a tensor of integers, got list"),
+        (lambda t, q: (t, q[:2]), ValueError, r"query must be \[3, 2\], two people a story, got \[2, 2\]"),
+        (lambda t, q: (t, q[:, :1]), ValueError, r"query must be .* got \[3, 1\]"),
+        (lambda t, q: (changed(t, (0, 0, 8), -1), q), ValueError, "tokens must be 0 to 2047, .* got -1 to"),
+        (lambda t, q: (changed(t, (0, 0, 0), 2048), q), ValueError, "tokens must be 0 to 2047, .* 0 to 2048"),
+        (lambda t, q: (t, q + 2048), ValueError, "query must be 0 to 2047"),
+        (lambda t, q: (changed(t, (0, 0, 2), 0), q), ValueError, "a word of tokens follows a 0"),
+    ],
+)
+def test_illegal_stories_are_refused(change, error, says):
+    with pytest.raises(error, match=says):
+        build("rn")(*change(*stories()))

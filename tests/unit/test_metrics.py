@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
 
+from srnlib import metrics, metrics_iou, ranking, robustness
 from srnlib.metrics import decomposed, foreground_ari, matched_iou
 
 SIZE = 16
@@ -215,3 +216,11 @@ def test_counts_that_contradict_the_masks_are_refused():
     assert float(matched_iou(paint(A, B, C), MASKS, COUNTS)) == 1
     with pytest.raises(ValueError, match=r"counts \[2\] disagree with the non-empty masks \[3\]"):
         matched_iou(paint(A, B, C), MASKS, COUNTS - 1)
+
+
+def test_the_other_measures_are_given_from_here():
+    assert all(callable(getattr(metrics, name)) for name in metrics.__all__)
+    assert metrics.object_iou is metrics_iou.object_iou and metrics.ranks is ranking.ranks
+    assert metrics.right_when_turned is robustness.right_when_turned
+    with pytest.raises(AttributeError, match="module 'srnlib.metrics' has no attribute 'nothing'"):
+        metrics.nothing  # noqa: B018

@@ -33,6 +33,7 @@ def test_against_brute_force(data):
     tensors = (torch.from_numpy(predicted).float(), torch.from_numpy(targets).float(), torch.from_numpy(true))
     found = ranks(*tensors, block=data.draw(st.integers(1, 13)))
     assert list(zip(*(r.tolist() for r in found), strict=True)) == brute(predicted, targets, true.tolist())
+    assert all(map(torch.equal, ranks(*(t.numpy() for t in tensors)), found))
     assert (found.lenient <= found.strict).all() and (found.dedup <= found.strict).all()
 
 

@@ -440,6 +440,15 @@ def test_a_loss_or_log_that_is_not_finite_ends_the_run(what):
         train.train(Run.of(Diverging(what), "srn", "smoke", **SHORT), show=False)
 
 
+def test_a_run_whose_files_cannot_be_named_is_refused_before_it_trains(tmp_path):
+    room = 255 - len("srn-smoke+source=-seed0.safetensors")
+    with pytest.raises(RunError, match=r"srn-smoke\+source=a+-seed0.safetensors is too long for a file's name: change"):
+        train.train(Run.of("clevr", "srn", "smoke", source="a" * (room + 1)), show=False)
+    with pytest.raises(FileNotFoundError):  # this one has a name; there is no such folder
+        train.train(Run.of("clevr", "srn", "smoke", source="a" * room), show=False)
+    assert not any(tmp_path.rglob("*.safetensors"))
+
+
 def test_bad_devices_and_batches_are_refused():
     with pytest.raises(ValueError, match="device must be auto, cpu, cuda or mps"):
         loop.accelerator("tpu")

@@ -147,6 +147,20 @@ def model(refiner=None, embed=None, **kwargs):
     return WorldModel(extractor, **parts | kwargs, refiner=refiner, embed=embed)
 
 
+def test_bad_input_says_what_is_wrong():
+    world, S = model(), torch.rand(2, 5, 2)
+    with pytest.raises(ValueError, match="a refiner needs embed"):
+        model(SetRefiner(SetEncoder(2, 16, hidden=8), steps=3, inner_lr=0.1))
+    with pytest.raises(TypeError, match="got torch.uint8: divide frames of bytes by 255"):
+        world.see(torch.zeros(2, 3, 50, 50, dtype=torch.uint8))
+    for action in (torch.tensor([1.5, 2.0]), torch.tensor([True, False])):
+        with pytest.raises(TypeError, match=f"actions must be integers, got {action.dtype}"):
+            world.step(S, action)
+    for action in ([0, 20], [-1, 20]):
+        with pytest.raises(ValueError, match=f"actions must be 0 to 19, got {action[0]} to 20"):
+            world.step(S, torch.tensor(action))
+
+
 def test_forward_is_see_then_step():
     world, X, action = model().eval(), torch.rand(3, 5, 3, 50, 50), torch.randint(20, (3, 4))
     predicted, seen = world(X, action)
