@@ -468,10 +468,11 @@ for ax, letter, model in zip(axes[1:], "bc", ("srn", "baseline"), strict=True):
     plots.show(ax, plots.sheet(found[model].elements[4], 4), title, COLOURS[model])
 plt.show()
 
-fig = plots.samples(ten / 255, {m: (found[m].image, plots.brighter(found[m].elements)) for m in ("srn", "baseline")})
+with plt.rc_context({"figure.dpi": 64}):
+    plots.samples(ten / 255, {m: (found[m].image, plots.brighter(found[m].elements)) for m in ("srn", "baseline")})
+    plt.show()
 for model in MODELS:
     torch.testing.assert_close(found[model].elements.sum(dim=1), found[model].image)
-plt.show()
 
 # %% [markdown]
 # ## 8. What happens while a circle moves? (Figure 5)

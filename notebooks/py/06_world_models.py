@@ -19,7 +19,7 @@
 #
 # ## What you will need
 # Notebook 02, or its result: a refiner takes gradient steps on $\lVert H_{agg}(S) - z \rVert^2$ over the set $S$. The
-# games come with the package ale-py (`pip install 'srnlib[atari]'`).
+# games come with the package ale-py (`pip install ale-py pillow`; it is there if you came by `make lab`).
 
 # %% tags=["bootstrap"]
 # Written by tools/notebooks.py. On Google Colab: install srnlib, keep torch and numpy. Elsewhere: import it.
@@ -85,7 +85,8 @@ print("torch", torch.__version__, "| numpy", np.__version__, "| everything here 
 #
 # An episode is ten steps of random play, after a warm-up of random play (58 steps in Pong, 50 in Space Invaders).
 # Seed 2 gives the 1000 episodes that we test on; here we play the first 60 of them. An observation is two frames, the
-# present and the one before, because one frame does not show motion.
+# present and the one before, because one frame does not show motion. The emulator of the original program starts Space
+# Invaders with other values in two bytes of its memory, from which the invaders throw their dice; we set these.
 
 # %% tags=["nbval-check-output"]
 played = {game: atari.generate(game, 60, seed=2) for game in GAMES}
