@@ -347,6 +347,12 @@ assert success and iou < 0.5  # B.2 is content
 assert metrics.matched_iou(right, mask) == 1 and metrics.foreground_ari(right, mask) == 1
 
 
+def decode(model, X):
+    """A trained model's `Reconstruction` of uint8 images [B, 3, H, W]."""
+    with torch.no_grad():
+        return TRAINED[model](torch.as_tensor(X).float() / 255)
+
+
 # %% [markdown]
 # Then the models themselves, on 40 test images for each count from 1 to 5. A *hollow* success has a matched IoU below
 # 0.5; that may be a wrong division, or no more than the blur of a tiny circle, so those without a circle of radius
@@ -357,12 +363,6 @@ assert metrics.matched_iou(right, mask) == 1 and metrics.foreground_ari(right, m
 # too few (a circle is not drawn, or shares its element).
 
 # %%
-def decode(model, X):
-    """A trained model's `Reconstruction` of uint8 images [B, 3, H, W]."""
-    with torch.no_grad():
-        return TRAINED[model](torch.as_tensor(X).float() / 255)
-
-
 def on_test_images(model, n, size=40):
     """Of test images of n circles: B.2, matched IoU, elements minus circles, smallest radius, merged, merged alike."""
     X, rows, counts = circles.generate(size, 2_000_000 + n, count=n)
@@ -370,24 +370,24 @@ def on_test_images(model, n, size=40):
     masks, counts, red = map(torch.from_numpy, (circles.masks(rows), counts, rows[:, :n, 3:] == 1))
     extra = (shares > 0.1).flatten(2).any(dim=2).sum(dim=1) - counts
     light = torch.einsum("bechw,bnhw->bcne", shares[:, :, :2], masks[:, :n].float())  # of red and green
-    light = torch.where(red, light[:, 0], light[:, 1])  # [size, circles, elements]
-    holds = torch.nn.functional.one_hot(light.argmax(dim=2), 16) * torch.from_numpy(rows[:, :n, 2:3] >= 4)
+    light = torch.where(red, light[:, 0], light[:, 1]).argmax(dim=2)  # [size, circles], an element each
+    holds = torch.nn.functional.one_hot(light, 16) * torch.from_numpy(rows[:, :n, 2:3] >= 4)
     merged, alike = ((h.sum(dim=1) > 1).any(dim=1) for h in (holds, torch.cat([holds * red, holds * ~red], dim=2)))
-    b2, iou = metrics.decomposed(shares, counts), metrics.matched_iou(shares, masks, counts)
-    return b2, iou, extra, torch.from_numpy(rows[:, :n, 2].min(axis=1)), merged, alike
+    scores = metrics.decomposed(shares, counts), metrics.matched_iou(shares, masks, counts), extra
+    return *scores, torch.from_numpy(rows[:, :n, 2].min(axis=1)), merged, alike
 
 
 report, counted = "", {}
 for model in MODELS:
-    found = [torch.cat(v) for v in zip(*(on_test_images(model, n) for n in range(1, 6)), strict=True)]
-    b2, iou, *counted[model], merged, alike = found
-    smallest, hollow, harsh = counted[model][1], b2 & (iou < 0.5), (~b2 & (iou >= 0.75)).sum().item()
-    report += f"- **{NAMES[model]}**: {b2.sum()} of {len(b2)} images pass B.2; {hollow.sum()} of these are hollow, "
-    report += f"{(hollow & (smallest >= 4)).sum()} without a tiny circle. "
-    report += f"{(~b2).sum()} fail; {harsh} of these have a matched IoU of 0.75 or more. In {merged.sum()} images one "
-    report += f"element holds the most of two circles of radius 4 or more, in {alike.sum()} of one colour. "
-    sizes = [iou[:40][(smallest[:40] >= a) & (smallest[:40] <= b)].mean() for a, b in ((1, 3), (4, 6), (7, 11))]
-    report += "IoU of a single circle of radius 1–3, 4–6, 7–11, %: " + ", ".join(f"{100 * v:.0f}" for v in sizes) + "\n"
+    every = zip(*(on_test_images(model, n) for n in range(1, 6)), strict=True)
+    b2, iou, *counted[model], merged, alike = map(torch.cat, every)
+    smallest, hollow, harsh = counted[model][1], b2 & (iou < 0.5), (~b2 & (iou >= 0.75)).sum()
+    report += f"- **{NAMES[model]}**: {b2.sum()} of {len(b2)} pass B.2; {hollow.sum()} are hollow, "
+    report += f"{(hollow & (smallest >= 4)).sum()} of them without a tiny circle. {(~b2).sum()} fail; {harsh} have "
+    report += f"an IoU of 0.75 or more. In {merged.sum()} one element holds most of two circles of radius 4 or more, "
+    sizes = ((smallest[:40] >= a) & (smallest[:40] <= b) for a, b in ((1, 3), (4, 6), (7, 11)))
+    sizes = ", ".join(f"{100 * iou[:40][these].mean():.0f}" for these in sizes)
+    report += f"in {alike.sum()} of one colour. IoU of a single circle of radius 1–3, 4–6, 7–11, %: {sizes}\n"
     assert torch.equal(b2, counted[model][0] == 0) and ((iou >= 0) & (iou <= 1)).all()
 display(Markdown(report))
 
@@ -468,10 +468,11 @@ for ax, letter, model in zip(axes[1:], "bc", ("srn", "baseline"), strict=True):
     plots.show(ax, plots.sheet(found[model].elements[4], 4), title, COLOURS[model])
 plt.show()
 
-fig = plots.samples(ten / 255, {m: (found[m].image, plots.brighter(found[m].elements)) for m in ("srn", "baseline")})
+with plt.rc_context({"figure.dpi": 64}):
+    plots.samples(ten / 255, {m: (found[m].image, plots.brighter(found[m].elements)) for m in ("srn", "baseline")})
+    plt.show()
 for model in MODELS:
     torch.testing.assert_close(found[model].elements.sum(dim=1), found[model].image)
-plt.show()
 
 # %% [markdown]
 # ## 8. What happens while a circle moves? (Figure 5)

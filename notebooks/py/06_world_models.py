@@ -19,7 +19,7 @@
 #
 # ## What you will need
 # Notebook 02, or its result: a refiner takes gradient steps on $\lVert H_{agg}(S) - z \rVert^2$ over the set $S$. The
-# games come with the package ale-py (`pip install 'srnlib[atari]'`).
+# games come with the package ale-py (`pip install ale-py pillow`; it is there if you came by `make lab`).
 
 # %% tags=["bootstrap"]
 # Written by tools/notebooks.py. On Google Colab: install srnlib, keep torch and numpy. Elsewhere: import it.
@@ -78,6 +78,7 @@ GAMES = {"pong": "Pong", "space_invaders": "Space Invaders"}
 COLOURS = {"cswm": plots.COLOURS["baseline"], "srn": plots.COLOURS["srn"]}
 NAMES = {"cswm": "C-SWM", "srn": "SRN", "constant": "constant"}
 PROFILE, HORIZONS = "laptop", (1, 5, 10)
+FOLDED = "<details><summary>{}</summary>\n\n{}\n\n</details>"  # a click opens it
 print("torch", torch.__version__, "| numpy", np.__version__, "| everything here runs on the CPU")
 
 # %% [markdown]
@@ -85,7 +86,8 @@ print("torch", torch.__version__, "| numpy", np.__version__, "| everything here 
 #
 # An episode is ten steps of random play, after a warm-up of random play (58 steps in Pong, 50 in Space Invaders).
 # Seed 2 gives the 1000 episodes that we test on; here we play the first 60 of them. An observation is two frames, the
-# present and the one before, because one frame does not show motion.
+# present and the one before, because one frame does not show motion. The emulator of the original program starts Space
+# Invaders with other values in two bytes of its memory, from which the invaders throw their dice; we set these.
 
 # %% tags=["nbval-check-output"]
 played = {game: atari.generate(game, 60, seed=2) for game in GAMES}
@@ -399,21 +401,18 @@ def table(task, rule):
             cells = [results.mean_sd(ours(task, model, key)).replace(" ", "\u00a0") for key, _ in keys]
             yield f"| **{name}, ours** | {len(found)} | {minutes:.1f} | " + " | ".join(cells) + " |"
 
-
 small, large = (vars(TASKS["pong"].settings(profile, "srn_k3")) for profile in (PROFILE, "paper"))
 differ = {k: f"{k} {v} ({large[k]})" for k, v in small.items() if v != large[k]}
 own = {k: differ.pop(k) for k in list(differ) if k.startswith(("inner", "embed"))}
 print("\n".join(textwrap.wrap("Pong, ours (paper): " + ", ".join(differ.values()), 100)))
 print("of the SRN also:", ", ".join(own.values()))
-shown = small["steps"] * small["batch_size"] * small["span"]  # transitions
-print(f"{shown / small['train_episodes'] / small['train_length']:.0f} passes over the data (paper: 500)")
+passes = small["steps"] * small["batch_size"] * small["span"] / small["train_episodes"] / small["train_length"]
+print(f"{passes:.0f} passes over the data (paper: 500)")
 for task, name in (GAMES | {"shapes": "2D Shapes"}).items():
     assert all(ours(task, m, "h1.step1") for m in TASKS[task].models if m in ("constant", "cswm_k3", "srn_k3"))
     for rule, says in (("", "as published"), ("dedup.", "dedup"), ("lenient.", "as written"), ("strict.", "strict")):
-        title, rows = f"<b>{name}, {says}</b>, %", "\n".join(table(task, rule))
-        folded = rule in ("lenient.", "strict.") or (task, rule) == ("shapes", "")  # a click opens it
-        title = f"<details><summary>{title}</summary>\n\n{rows}\n\n</details>" if folded else f"{title}\n\n{rows}"
-        display(Markdown(title))
+        form = FOLDED if rule in ("lenient.", "strict.") or (task, rule) == ("shapes", "") else "{}\n\n{}"
+        display(Markdown(form.format(f"<b>{name}, {says}</b>, %", "\n".join(table(task, rule)))))
 
 
 # %% tags=["nbval-check-output"]
@@ -444,7 +443,7 @@ def verdict(distances):
 
 display(Markdown("\n".join(f"- {sentence}" for sentence in verdict(distances=False))))
 far = "\n".join(f"- {sentence}" for sentence in verdict(distances=True))
-display(Markdown(f"<details><summary>Distances from the paper's numbers</summary>\n\n{far}\n\n</details>"))
+display(Markdown(FOLDED.format("Distances from the paper's numbers", far)))
 
 # %% [markdown]
 # Read the spread with the means: from seed to seed one model's score moves by ten points and more, most of all in Space
