@@ -50,7 +50,8 @@ def test_paper_model_is_that_of_appendix_c():
 
 def test_both_models_are_trained_alike_and_differ_by_the_refiner():
     srn, baseline = (dataclasses.asdict(TASK.settings("laptop", model)) for model in TASK.models)
-    assert {name for name in srn if srn[name] != baseline[name]} <= {"steps", "inner_lr"}  # for about the same core time; a baseline reads no inner_lr
+    differ = {name for name in srn if srn[name] != baseline[name]}
+    assert differ <= {"steps", "inner_lr"}  # for about the same core time; a baseline reads no inner rate
     parts = [set(smoke(model)[1].state_dict()) for model in TASK.models]
     assert parts[0] < parts[1]
     assert all(name.startswith(("refiner.", "encoder.embed.")) for name in parts[1] - parts[0])
