@@ -715,18 +715,18 @@ plt.show()
 # pushes it: z stays out of reach of what sets encode to (notebook 05, section 7). The last two lines above say what
 # that does for the picture: $S_0$ decoded as it is proposed, and the refined set, by the same decoder.
 #
-# **One recipe, two basins.** The refiner of seed 0 takes away half of its inner loss at first, and a good part of it
-# for long; that of seed 1 fell asleep in the first thousands of steps: its set hardly moves, and the inner loss
-# hardly falls. And so do the two differ as models: the one that was awake is ahead of every baseline by the measures
-# of single objects, the sleeper is level with them (the last table of section 7 has each seed). Once trained,
-# refining brings the first some points (the last two lines above); the rest of its lead lies in what it proposes, so
-# the refiner helped while the network learned. Two seeds do not prove that, and what decides between the basins we do
-# not know; the inner rate is one lever, and no sure one.
+# **One recipe, two basins.** The refiner of seed 0 takes away half of its inner loss at first, and still near a tenth
+# at the end. That of seed 1 begins alike, but soon takes away no more than a hundredth: it moves its set in vain. And
+# so do the two differ as models: seed 0 is ahead of the baseline by the measures of single objects, seed 1 is level
+# with it (the last table of section 7 has each seed). Once trained, refining brings seed 0 some points (the last two
+# lines above); the rest of its lead lies in what it proposes, so the refiner helped while the network learned. Two
+# seeds do not prove that, and what decides between the basins we do not know; the inner rate is one lever, and no
+# sure one.
 #
 # ## Summary and takeaways
-# - What came out: by the measures of single objects the SRN whose refiner stayed awake in training is ahead of the
-#   baseline, one whose refiner fell asleep is not; foregrounds as a whole the baseline draws as well. Both models are
-#   more than ten points below the paper's overall IoU, and near its per-object IoU.
+# - What came out: the SRN whose refiner kept taking away a part of its inner loss is ahead of the baseline by the
+#   measures of single objects; one whose refiner moved its set in vain is not. Foregrounds as a whole the baseline
+#   draws as well. Both models are more than ten points below the paper's overall IoU, and near its per-object IoU.
 # - CLEVR asks for more than Circles: leave out a floor with shadows, draw solids, and choose who paints a hidden place.
 # - A metric has a floor and a ceiling. Compute both, with predictions of nothing and of the truth, before you read it.
 # - The published per-object IoU counts empty slots. Over real objects and with exact boxes it says what it seems to.
