@@ -501,7 +501,8 @@ display(Markdown(caption + "\n\n" + "\n".join(lines)))
 #
 # ## 8. What do the elements look like? (Figures 8 and 9)
 #
-# Six scenes of the test set, for each model its reconstruction and its 16 elements. They are the first six, not chosen.
+# Six scenes of the test set, the first six, not chosen; for each model (of seed 0, here and below) its reconstruction
+# and its 16 elements.
 # The paper's figures show whole objects in colour, one an element. How near do ours come? Three numbers below say it:
 #
 # - *colour*: how far the strongest channel is above the weakest, over the pixels of the objects; grey has 0;

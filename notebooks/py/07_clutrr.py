@@ -525,6 +525,8 @@ asked = generate(100, seed=2_000_000, k=4, split="test")
 versions = {"all facts": [s.ordered for s in asked]}
 versions |= {f"without fact {i + 1}": [s.ordered[:i] + s.ordered[i + 1 :] for s in asked] for i in range(4)}
 versions["and two strangers"] = [(*s.ordered, "@5 baked a cake for her grandson @6.") for s in asked]
+both = {"names": ("Ann", "Ben"), "sexes": ("female", "male")}  # @5 and @6
+asked = [s._replace(**{field: getattr(s, field) + more for field, more in both.items()}) for s in asked]
 fig, ax = plt.subplots(figsize=(9, 2.9), layout="constrained")
 right = {}
 for at, model in enumerate(MODELS):
