@@ -718,16 +718,17 @@ plt.show()
 #
 # **One recipe, two basins.** The refiner of seed 0 takes away half of its inner loss at first, and still near a tenth
 # at the end. That of seed 1 begins alike, but soon takes away no more than a hundredth: it moves its set in vain. And
-# so do the two differ as models: seed 0 is ahead of the baseline by the measures of single objects, seed 1 is level
-# with it (the last table of section 7 has each seed). Once trained, refining brings seed 0 some points (the last two
-# lines above); the rest of its lead lies in what it proposes, so the refiner helped while the network learned. Two
-# seeds do not prove that, and what decides between the basins we do not know; the inner rate is one lever, and no
-# sure one.
+# so do the two differ as models: by the measures of single objects seed 0 is ahead of both baselines, seed 1 a little
+# behind them (the last table of section 7 has each seed), so that the means are level. Once trained, refining brings
+# seed 0 some points (the last two lines above); the rest of its lead lies in what it proposes, so the refiner helped
+# while the network learned. Two seeds do not prove that, and what decides between the basins we do not know; the
+# inner rate is one lever, and no sure one.
 #
 # ## Summary and takeaways
-# - What came out: the SRN whose refiner kept taking away a part of its inner loss is ahead of the baseline by the
-#   measures of single objects; one whose refiner moved its set in vain is not. Foregrounds as a whole the baseline
-#   draws as well. Both models are more than ten points below the paper's overall IoU, and near its per-object IoU.
+# - What came out: by their means over two seeds the two models are level. The SRN whose refiner kept taking away a
+#   part of its inner loss is ahead of both baselines by the measures of single objects; the one whose refiner moved
+#   its set in vain is not. Both are more than ten points below the paper's overall IoU; per object the baseline is at
+#   the paper's number, the SRN some points below its own.
 # - CLEVR asks for more than Circles: leave out a floor with shadows, draw solids, and choose who paints a hidden place.
 # - A metric has a floor and a ceiling. Compute both, with predictions of nothing and of the truth, before you read it.
 # - The published per-object IoU counts empty slots. Over real objects and with exact boxes it says what it seems to.
