@@ -55,7 +55,6 @@ class Run:
         whole = isinstance(seed, Integral) and not isinstance(seed, bool)
         if not whole or not 0 <= seed < 1_000_000:  # seeds from there on belong to the evaluation sets
             raise ValueError(f"the seed must be a whole number in 0..999999, got {seed!r}")
-        task.check(model, profile)
         base = task.settings(profile, model)
         kinds = get_type_hints(type(base))
         changed = {name: _read(name, text, choose("setting", name, kinds)) for name, text in sorted(overrides.items())}

@@ -90,7 +90,7 @@ def test_wheel_holds_the_package_and_works_outside_the_checkout(tmp_path: Path):
 
 
 def test_git_ignores_what_a_killed_program_leaves_of_a_file():
-    name = "data/results/circles/.srn-laptop-seed0.json.4711.tmp"  # as srnlib/files.py calls it
+    name = "data/results/circles/.0123456789abcdef.tmp"  # as srnlib/files.py calls it
     assert subprocess.run(["git", "check-ignore", "--quiet", name], cwd=ROOT).returncode == 0
 
 

@@ -748,8 +748,8 @@ for what, (task, model, profile) in recorded.items():
 # does all the work, and the model is nearly a baseline. The last lines above are records of both. In the last two
 # (Sort-of-CLEVR twice; the recipes differ in more than z) the sets move alike, and only what is left of the inner loss
 # tells that one moves in vain. Ways that make sleep less likely: scale `inner_lr` with N, detach the proposal, raise
-# `inner_lr` until both numbers move, put noise on the proposal in training (`jitter`, notebooks 03 and 04), or divide z
-# by N as $H_{agg}$ does its features, so that it does not grow out of reach (notebook 05).
+# `inner_lr` until both numbers move, put noise on the proposal in training (`jitter`, notebook 03), or divide z by N
+# as $H_{agg}$ does its features, so that it does not grow out of reach (notebook 05).
 
 # %% [markdown]
 # ## Summary and takeaways
