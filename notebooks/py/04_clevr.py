@@ -145,8 +145,9 @@ plt.show()
 # > generation and the decoder are modified to adapt to image size of 128×128."
 #
 # `laptop`, the settings of the models that ship, is narrower than that, the embedding $z$ too; the parameters are
-# counted below. The paper's released code says more than its text: the model *sees* the whole picture and is compared
-# with the foreground; the loss is a binary cross-entropy; and $H_{agg}$ looks at pairs of elements before FSPool,
+# counted below. The paper's released code differs from its text: the model *sees* the whole picture and is compared
+# with the foreground; the loss is a binary cross-entropy, not the squared error of Circles; and $H_{agg}$, "nearly the
+# same" there, looks at pairs of elements before FSPool,
 #
 # $$H_{agg}(S) = \text{FSPool}_{i,j}\Big(\tfrac{1}{N^2} \text{MLP}([S_i, S_j])\Big).$$
 #
@@ -228,8 +229,8 @@ for w in (1.0, SETTINGS.black_weight):
 # bars are predictions made from the truth of our 60 scenes by forgetting more and more: shading within an object, its
 # colour, the differences between objects, the last pixel of the outline, and at last where the objects are.
 #
-# On the left is the paper's cross-entropy, on the right the loss of `laptop`: with `black_weight`, and with a squared
-# error of *colour* inside the objects, how far a pixel's channels are from their mean, `color_weight` times:
+# On the left is the released code's cross-entropy, on the right the loss of `laptop`: with `black_weight`, and with a
+# squared error of *colour* inside the objects, how far a pixel's channels are from their mean, `color_weight` times:
 #
 # $$\big((\hat Y_c - \tfrac13 \textstyle\sum_k \hat Y_k) - (Y_c - \tfrac13 \sum_k Y_k)\big)^2 \; [Y_c > 0].$$
 

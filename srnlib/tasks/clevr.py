@@ -77,7 +77,7 @@ class ClevrSettings(Painting):
 
     @classmethod
     def paper(cls) -> ClevrSettings:
-        """Appendix C, and what only the released code says (inner loop, batch, 512 features); 200 epochs, on a GPU."""
+        """Appendix C, but loss, H_agg of pairs and inner loop are the released code's; 200 epochs, on a GPU."""
         inner = {"inner_steps": 10, "detach_init": True, "kaiming": False}
         model = {"width": 64, "encoder_width": 64, "hidden": 512, "embed_dim": 512}
         images = {"train_images": 70_000, "val_images": 1_000, "test_images": 15_000}

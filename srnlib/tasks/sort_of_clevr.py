@@ -29,8 +29,7 @@ ABLATION = (0, 1, 2, 3, 4, 5, 7, 10, 15, 20)  # inner steps at test time
 class SortOfClevr(Task):
     """The task. `rn` and `srn` differ by the refiner alone, `srn_detached` stops the gradient into the proposal.
 
-    `rn_wide` has no refiner but a wider g and f: as many parameters as `srn`, about as much arithmetic. In `paper`,
-    `srn` is detached already, as in the released code.
+    `rn_wide` has no refiner but a wider g and f: as many parameters as `srn`, about as much arithmetic.
     """
 
     name = "sort_of_clevr"

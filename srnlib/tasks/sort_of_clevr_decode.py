@@ -73,6 +73,8 @@ class SortOfClevrDecode(Task):
         "error.blank": "squared error of a blank sheet",
         "objects.extra": "objects too many in an image",
         "objects.missing": "objects missing in an image",
+        "objects.extra.new": "objects too many in a new image",
+        "objects.missing.new": "objects missing in a new image",
     }
     paper = {"rn": {"error.train": 5000}, "srn": {"error.train": 773}}  # its unit is not said
 
@@ -110,7 +112,8 @@ class SortOfClevrDecode(Task):
     def evaluate(self, module, settings, device, split) -> dict[str, float]:
         """Squared error of an image on images fitted to (`error.train`) and new ones (`error.new`), and of a blank one.
 
-        `objects.extra` and `objects.missing` are counted on the former, see `count_objects`.
+        `objects.extra` and `objects.missing` are counted on the former, `objects.extra.new` and `objects.missing.new`
+        on the latter, see `count_objects`.
         """
         n = getattr(settings, f"{split}_images")
         scores: dict[str, list] = {}
@@ -120,9 +123,10 @@ class SortOfClevrDecode(Task):
                 X = pixels(images[at : at + 10]).to(device)
                 painted = module(X).image
                 found = {f"error.{name}": (painted - (1 - X)).square().flatten(1).sum(dim=1).tolist()}
+                extra, missing = count_objects((1 - painted).cpu().numpy()).T
+                end = "" if name == "train" else ".new"
+                found |= {f"objects.extra{end}": extra, f"objects.missing{end}": missing}
                 if name == "train":
-                    extra, missing = count_objects((1 - painted).cpu().numpy()).T
-                    found |= {"objects.extra": extra, "objects.missing": missing}
                     found |= {"error.blank": (1 - X).square().flatten(1).sum(dim=1).tolist()}
                 for key, values in found.items():
                     scores.setdefault(key, []).extend(values)

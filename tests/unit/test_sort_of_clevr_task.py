@@ -127,6 +127,7 @@ def test_models_are_trained_alike_and_rn_wide_has_as_many_parameters_as_srn(prof
     differ = {"rn": tuned, "rn_wide": tuned | {"width", "hidden"}, "srn_detached": {"steps", "detach_init"}}
     for model, may in differ.items():
         assert {name for name in as_dict["srn"] if as_dict["srn"][name] != as_dict[model][name]} <= may
+    assert as_dict["srn_detached"]["detach_init"] and not as_dict["srn"]["detach_init"]
     size = {m: sum(p.numel() for p in TASK.build(m, settings[m]).parameters()) for m in ("srn", "rn_wide", "rn")}
     assert size["rn_wide"] == pytest.approx(size["srn"], rel=0.05) and size["rn"] < size["srn"]
 
