@@ -117,3 +117,12 @@ def test_json_with_nan_is_refused(tmp_path):
     with pytest.raises(ValueError):
         checkpoints.write_json(tmp_path / "x.json", {"loss": float("nan")})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_side_file_that_lists_other_tensors_is_refused(path):
+    side = path.with_suffix(".json")
+    meta = json.loads(side.read_text())
+    for shapes in ({}, meta["shapes"] | {"other.bias": [4]}):
+        side.write_text(json.dumps(meta | {"shapes": shapes}))
+        with pytest.raises(CheckpointError, match="does not hold the tensors that"):
+            checkpoints.load(path)

@@ -154,3 +154,10 @@ def test_bad_requests_say_what_is_wrong(request_, error, says):
 def test_bad_circles_say_what_is_wrong(draw, circles, error, says):
     with pytest.raises(error, match=says):
         draw(circles)
+
+
+def test_drawing_does_not_depend_on_blocks(monkeypatch):
+    images, circles, _ = generate(120, 11)
+    each = masks(circles)
+    monkeypatch.setattr(module, "BLOCK", 50)
+    assert np.array_equal(render(circles), images) and np.array_equal(masks(circles), each)

@@ -224,3 +224,8 @@ def test_the_other_measures_are_given_from_here():
     assert metrics.right_when_turned is robustness.right_when_turned
     with pytest.raises(AttributeError, match="module 'srnlib.metrics' has no attribute 'nothing'"):
         metrics.nothing  # noqa: B018
+
+
+def test_covered_is_what_is_above_the_threshold():
+    faint, mask = paint(A, value=0.15), A[None, None]
+    assert float(matched_iou(faint, mask)) == 1 and float(matched_iou(faint, mask, threshold=0.2)) == 0

@@ -553,3 +553,54 @@ def test_a_rate_can_be_learned_and_the_trace_keeps_no_graph():
     (slope,) = torch.autograd.grad(S.square().sum(), options["inner_lr"])
     near = [refine(S0, z, H_agg, **options | {"inner_lr": 0.05 + d})[0].square().sum() for d in (-1e-6, 1e-6)]
     torch.testing.assert_close(slope, (near[1] - near[0]) / 2e-6, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("grad", MODES)
+def test_graph_refiner_has_the_gradients_of_the_flattened_graph(grad):
+    nodes0, edges0, z, H_agg = graph_problem()
+    (n, d), k = nodes0.shape[1:], edges0.shape[3]
+    options = dict(steps=4, inner_lr=0.3, momentum=0.5, grad=grad)
+
+    def flatten(nodes, edges):
+        return torch.cat([nodes.flatten(1), edges.flatten(1)], dim=1).unsqueeze(1)  # a set of one element
+
+    def encode(S):
+        nodes, edges = S[:, 0].split([n * d, n * n * k], dim=1)
+        return H_agg(nodes.unflatten(1, (n, d)), edges.unflatten(1, (n, n, k)))
+
+    nodes, edges, _ = GraphRefiner(H_agg, **options)(nodes0, edges0, z)
+    oracle, _ = refine(flatten(nodes0, edges0), z, encode, **options)
+    got, wanted = flatten(nodes, edges), (z, *H_agg.parameters())
+    assert_all_close([got, *gradients(got, *wanted)], [oracle, *gradients(oracle, *wanted)])
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (lambda edges: edges / 0, "NaN or infinity"),
+        (lambda edges: edges.float(), "set and z differ"),
+        (lambda edges: edges.to("meta"), "set and z differ"),
+    ],
+)
+def test_graph_refiner_checks_its_edges_as_its_nodes(change, says):
+    nodes0, edges0, z, H_agg = graph_problem()
+    with pytest.raises(ValueError, match=says):
+        GraphRefiner(H_agg, steps=1, inner_lr=0.1)(nodes0, change(edges0.detach()), z)
+
+
+def test_implicit_takes_as_many_terms_as_steps():
+    S0, z, H_agg = problem()
+    found = {}
+    for grad in ("implicit", "implicit:3", "implicit:6"):
+        S, _ = refine(S0, z, H_agg, steps=3, inner_lr=0.3, momentum=0.5, grad=grad)
+        found[grad] = gradients(S, z, *H_agg.parameters())
+    assert_all_close(found["implicit"], found["implicit:3"], 0)
+    assert not torch.allclose(found["implicit"][0], found["implicit:6"][0])
+
+
+def test_a_momentum_alone_can_be_learned():
+    S0, z, H_agg = problem()
+    H_agg.requires_grad_(False)
+    momentum = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    S, _ = refine(S0.detach(), z.detach(), H_agg, steps=3, inner_lr=0.3, momentum=momentum)
+    assert gradients(S, momentum)[0] != 0

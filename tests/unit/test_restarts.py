@@ -136,3 +136,12 @@ def test_whole_numbers_of_numpy_are_settings_and_a_wrong_set_is_named_before_noi
     assert refiner.eval()(S0, z)[1].step_norm.shape == (3, 5)
     with pytest.raises(TypeError, match="S0 must be a floating-point tensor .* got torch.int64"):
         refiner.train()(S0.long(), z)
+
+
+@pytest.mark.parametrize("starts", (1, 3))
+@pytest.mark.parametrize("eval_steps", (0, 7))
+def test_eval_steps_count_with_any_number_of_starts(starts, eval_steps):
+    S0, z, H_agg = problem()
+    refiner = RestartedRefiner(H_agg, starts=starts, eval_steps=eval_steps, **LOOP)
+    assert refiner.eval()(S0, z)[1].step_norm.shape == (eval_steps, 5)
+    assert refiner.train()(S0, z)[1].step_norm.shape == (4, 5)

@@ -78,3 +78,14 @@ def test_what_does_not_fit_is_refused():
     corner[0, 5] = (5, 5)
     with pytest.raises(ValueError, match="would leave the frame"):
         right_when_turned(oracle, corner, SCENES[1])
+
+
+def test_images_come_in_blocks():
+    seen = []
+
+    def watched(images):
+        seen.append(len(images))
+        return oracle(images)
+
+    right_when_turned(watched, *SCENES, every=120, block=5)
+    assert seen == [5, 5, 5, 3]
