@@ -10,7 +10,7 @@ PROFILE ?= laptop
 SEED ?= 0
 
 BIN := $(VENV)/bin
-STAMP := $(VENV)/installed
+STAMP := $(VENV)/installed-$(notdir $(CONSTRAINTS))
 export OMP_NUM_THREADS ?= 1
 # glibc: keep the memory of big tensors instead of returning it to the system at every step
 export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml $(wildcard $(CONSTRAINTS))
 	@"$(PYTHON)" -c 'import sys; ok = sys.version_info >= (3, 11); ok or sys.stdout.write("srnlib needs Python 3.11 or newer; $(PYTHON) is %d.%d. Say which to use: make PYTHON=python3.11\n" % sys.version_info[:2]); sys.exit(not ok)'
 	test -x "$(BIN)/python" || "$(PYTHON)" -m venv "$(VENV)"
 	"$(BIN)/python" -m pip install --quiet --constraint "$(CONSTRAINTS)" --editable ".[all]"
-	@touch "$@"
+	@rm -f "$(VENV)"/installed* && touch "$@"  # what another file of constraints installed is gone
 
 lab: $(STAMP)  ## Open the notebooks in JupyterLab (LAB=--no-browser on a remote machine)
 	"$(BIN)/python" -m jupyterlab --LabApp.default_url=/lab/tree/notebooks $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB)

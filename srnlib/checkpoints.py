@@ -21,7 +21,7 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message names the file, what is wrong with it and how to mend it."""
 
 
-def save(module: nn.Module, path: Path, meta: dict[str, Any]) -> str:
+def save(module: nn.Module, path: str | Path, meta: dict[str, Any]) -> str:
     """Save a module's weights and buffers, and `meta` with their shapes and sha256 beside them.
 
     Args:
@@ -37,7 +37,7 @@ def save(module: nn.Module, path: Path, meta: dict[str, Any]) -> str:
     digest = hashlib.sha256(content).hexdigest()
     shapes = {name: list(t.shape) for name, t in tensors.items()}
     write_atomic(path, content)
-    write_json(path.with_suffix(".json"), {**meta, "sha256": digest, "shapes": shapes})
+    write_json(Path(path).with_suffix(".json"), {**meta, "sha256": digest, "shapes": shapes})
     return digest
 
 
@@ -51,7 +51,8 @@ def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     side = path.with_suffix(".json")
     for file in (path, side):
         if not file.is_file():
-            raise CheckpointError(f"{file} is missing: get it again (git restore) or train it (python -m srnlib train)")
+            mend = "get it again (git restore) or train it (python -m srnlib train, --force if its record is here)"
+            raise CheckpointError(f"{file} is missing: {mend}")
     content = path.read_bytes()
     try:
         meta = json.loads(side.read_bytes())
@@ -72,7 +73,7 @@ def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 _MEND = "restore both files together (git restore) or train again (python -m srnlib train ... --force)"
 
 
-def load_into(module: nn.Module, path: Path) -> dict[str, Any]:
+def load_into(module: nn.Module, path: str | Path) -> dict[str, Any]:
     """Load a checkpoint into a module that has exactly its tensors; returns the side file's content.
 
     Raises:
@@ -92,14 +93,14 @@ def load_into(module: nn.Module, path: Path) -> dict[str, Any]:
     return meta
 
 
-def save_state(path: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+def save_state(path: str | Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
     """Save tensors and `meta` as one file (a running training's state), atomically."""
     tensors, text = _plain(tensors), json.dumps(meta, allow_nan=False)
     header = {_KEY: text, "sha256": _digest(tensors, text)}
     write_atomic(path, safetensors.torch.save(tensors, metadata=header))
 
 
-def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_state(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What `save_state` wrote.
 
     Raises:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 
-def write_atomic(path: Path, content: bytes) -> None:
+def write_atomic(path: str | Path, content: bytes) -> None:
     """Write a file so that a reader, at any moment and after any crash, finds the old content or the new."""
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")  # of this writer alone; any name that fits still fits
     try:
@@ -27,6 +28,6 @@ def write_atomic(path: Path, content: bytes) -> None:
         os.close(folder)
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: str | Path, content: dict[str, Any]) -> None:
     """Write a dictionary as readable JSON, atomically. NaN and infinity are refused."""
     write_atomic(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())

@@ -84,8 +84,10 @@ def sheet(images: ArrayLike, columns: int, *, gap: int = 2, frame: ArrayLike = 1
 
 
 def show(ax: Axes, image: ArrayLike, title: str = "", colour="black") -> None:
-    """An image `[3, H, W]` in 0..1 without ticks, with a title in a method's colour."""
-    ax.imshow(np.moveaxis(np.asarray(image, dtype=float), 0, 2).clip(0, 1), interpolation="nearest")
+    """An image `[3, H, W]`, floats in 0..1 or integers in 0..255, without ticks; its title in a method's colour."""
+    image = np.asarray(image)
+    image = image / 255 if image.dtype.kind in "iu" else image.astype(float)
+    ax.imshow(np.moveaxis(image, 0, 2).clip(0, 1), interpolation="nearest")
     ax.set(xticks=[], yticks=[])
     ax.grid(False)
     ax.set_title(title, color=colour)

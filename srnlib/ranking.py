@@ -67,7 +67,8 @@ def ranks(predicted: Tensor, targets: Tensor, true: Tensor, *, block: int = 256)
         nearer, as_near = distance < limit, distance <= limit
         others = (predicted - targets[own].unsqueeze(1)).square().sum(dim=2)  # of all predictions, from the target
         better = others < others.gather(1, place.unsqueeze(1))
-        found.append((1 + better.sum(dim=1), 1 + nearer.long() @ copies, as_near.long() @ copies, as_near.sum(dim=1)))
+        lenient, strict = (torch.where(those, copies, 0).sum(dim=1) for those in (nearer, as_near))
+        found.append((1 + better.sum(dim=1), 1 + lenient, strict, as_near.sum(dim=1)))
     return Ranks(*(torch.cat(parts) for parts in zip(*found, strict=True))) if found else Ranks(*4 * [true.long()])
 
 
@@ -79,7 +80,8 @@ def scores(rank: Tensor) -> dict[str, float]:
     """
     if not len(rank):
         raise ValueError("no query was ranked: there is nothing to take a mean of")
-    return {"h1": 100 * float((rank == 1).double().mean()), "mrr": 100 * float((1 / rank.double()).mean())}
+    rank = rank.cpu().double()  # MPS has none
+    return {"h1": 100 * float((rank == 1).double().mean()), "mrr": 100 * float((1 / rank).mean())}
 
 
 def distinct(items: Tensor) -> tuple[Tensor, Tensor]:

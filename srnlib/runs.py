@@ -8,7 +8,9 @@ import re
 import shlex
 from numbers import Integral
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
+
+import numpy as np
 
 from srnlib import results
 from srnlib.tasks import TASKS, Settings, Task, choose
@@ -119,8 +121,14 @@ class Run:
 
 
 def _read(name: str, value: Any, kind: Any) -> Any:
-    """`value`, or what the string spells, as `kind`."""
+    """`value`, or what the string spells, as `kind`; several numbers are spelled with commas."""
     constants = {"true": True, "false": False, "none": None}
+    value = value.item() if isinstance(value, np.generic) else value
+    if get_origin(kind) is tuple:
+        parts = value.strip("()").split(",") if isinstance(value, str) else value
+        if not isinstance(parts, list | tuple):
+            raise ValueError(f"setting {name} must be numbers such as 9,5,2, got {value!r}")
+        return tuple(_read(name, part, get_args(kind)[0]) for part in parts)
     for read in (lambda text: constants[text.lower()], int, float, str) if isinstance(value, str) else (lambda v: v,):
         try:
             result = read(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,8 @@ def train(
 
     Raises:
         RunError: If the record is damaged, what is there was trained with other settings, precision or number of
-            processes, or so many settings are changed that files cannot be named after them.
+            processes, so many settings are changed that files cannot be named after them, or the folder of results
+            cannot be written.
         CheckpointError: If a checkpoint or a state is damaged.
     """
     if len(run.checkpoint.name.encode()) > 255:  # now, not after the training
@@ -62,6 +64,9 @@ def train(
         progress = _restore(run, identity, module, optimizer, best)
         if show and on.is_main_process:
             print(f"{run.task.name} {run.stem}: going on from step {progress.step} of {run.settings.steps}")
+    if on.is_main_process:
+        _can_write(run.state.parent)
+        made["data"] = run.task.describe(run.settings, run.seed)  # now: it refuses what only the test would meet
     on.wait_for_everyone()  # all have looked at the files before the main process changes one
     if force and on.is_main_process:
         run.state.unlink(missing_ok=True)  # the record stays until another takes its place
@@ -137,6 +142,16 @@ def evaluate(run: Run, *, device: str = "auto", write: bool = False) -> dict[str
         told = _told_by_history(run.task, known["history"])
         write_json(run.result, known | {"metrics": metrics | told, "eval_seconds": spent})
     return metrics
+
+
+def _can_write(folder: Path) -> None:
+    """Refuse a folder that takes no files, before the training."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise RunError(f"{folder} cannot be written ({error}): name another data folder in SRNLIB_DATA") from error
 
 
 def _identity(run: Run) -> dict[str, Any]:
@@ -226,7 +241,6 @@ def _finish(run: Run, module: nn.Module, progress: loop.Progress, on, identity: 
         "command": run.command(identity["precision"], identity["processes"]),
         "checkpoint": run.checkpoint.relative_to(results.data_dir()).as_posix(),
         "checkpoint_sha256": digest,
-        "data": run.task.describe(run.settings, run.seed),
     }
     write_json(run.result, record)
     shutil.rmtree(run.state.parent)

@@ -26,7 +26,8 @@ def cached(
     in a hash. Both appear whole or not at all. Processes and threads that make the same arrays at the same time do not
     disturb each other.
 
-    An older version is made afresh and replaced. So is a damaged file, with a warning.
+    An older version is made afresh and replaced. So is a damaged file, with a warning. Where nothing can be written the
+    arrays are returned all the same, with a warning.
 
     Args:
         folder: Made if it is not there.
@@ -67,8 +68,11 @@ def cached(
     np.savez_compressed(packed, **arrays)
     content = packed.getvalue()
     record = {"making": making, "sha256": hashlib.sha256(content).hexdigest()}
-    write_json(side, record)  # first: arrays without it count as foreign
-    write_atomic(path, content)
+    try:
+        write_json(side, record)  # first: arrays without it count as foreign
+        write_atomic(path, content)
+    except OSError as error:
+        warnings.warn(f"{path} cannot be written ({error}): the arrays will be made again next time", stacklevel=2)
     return arrays
 
 

@@ -7,6 +7,7 @@ The h5 files are written by the paper's released code from its own rendering. `c
 from __future__ import annotations
 
 import gzip
+import warnings
 import zlib
 from collections.abc import Iterator
 from itertools import islice
@@ -20,6 +21,7 @@ from srnlib.data.clevr import Clevr
 from srnlib.data.clevr_geometry import boxes
 from srnlib.data.clevr_scenes import MAX_OBJECTS
 
+BLOCK = 1000  # images of an h5 file read at once
 SOMETHING = 255  # in `Clevr.ids`: an object, but it is not known which
 H5 = {"images": "f", "images_foreground": "f", "image_ids": "iu"}  # what is read of the h5 file; kinds of numpy
 RECORD = {"image": (240, 320, 3), "mask": (11, 240, 320, 1)}  # mask 0 is the background
@@ -61,16 +63,17 @@ def load_h5(path: str | Path, n: int | None = None) -> Clevr:
                 if found.shape != want or found.dtype.kind not in kind:
                     expected = f"{'floats' if kind == 'f' else 'integers'} {want} as there are images"
                     raise ValueError(f"{name} are {found.dtype} {found.shape}, expected {expected}")
-            images, foregrounds = (_bytes(name, file[name][:n]) for name in ("images", "images_foreground"))
+            images, foregrounds = (_bytes(name, file[name], n) for name in ("images", "images_foreground"))
             numbers = file["image_ids"][:n]
             if images.size and images.max() < 26:
                 raise ValueError(f"images reach only {images.max()} of 255; were they divided by 255 twice?")
     except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} is damaged, or not one of the paper's files ({error}). {H5_HELP}") from error
     count, size = len(images), shape[-1]
+    _tell_fewer(path, count, n)
     return Clevr(
         images,
-        np.where(foregrounds.any(1), SOMETHING, 0).astype(np.uint8),
+        foregrounds.any(1) * np.uint8(SOMETHING),
         np.zeros((count, size, size), np.uint16),
         np.zeros((count, MAX_OBJECTS, 4), np.int64),
         np.zeros(count, np.int64),
@@ -79,11 +82,21 @@ def load_h5(path: str | Path, n: int | None = None) -> Clevr:
     )
 
 
-def _bytes(name: str, values: NDArray) -> NDArray[np.uint8]:
-    """Values in 0..1 as bytes; nothing is lost, since the released code made them from bytes."""
-    if values.size and not (values.min() >= 0 and values.max() <= 1):  # NaN lands here too
-        raise ValueError(f"{name} hold values from {values.min():g} to {values.max():g}; expected 0 to 1")
-    return np.rint(255 * values).astype(np.uint8)
+def _bytes(name: str, stored, n: int | None) -> NDArray[np.uint8]:
+    """The first `n` of the stored values in 0..1 as bytes; nothing is lost, the released code made them from bytes."""
+    count = len(stored) if n is None else min(n, len(stored))
+    found = np.empty((count, *stored.shape[1:]), np.uint8)
+    for at in range(0, count, BLOCK):
+        values = stored[at : min(at + BLOCK, count)]
+        if not (values.min() >= 0 and values.max() <= 1):  # NaN lands here too
+            raise ValueError(f"{name} hold values from {values.min():g} to {values.max():g}; expected 0 to 1")
+        found[at : at + BLOCK] = np.rint(255 * values)
+    return found
+
+
+def _tell_fewer(path: Path, found: int, asked: int | None) -> None:
+    if asked is not None and found < asked:
+        warnings.warn(f"{path} holds {found} images, not the {asked} asked for", stacklevel=3)
 
 
 def load_tfrecords(path: str | Path, n: int | None = None, *, size: int = 128) -> Clevr:
@@ -117,11 +130,14 @@ def load_tfrecords(path: str | Path, n: int | None = None, *, size: int = 128) -
     except (OSError, EOFError, zlib.error, ValueError, IndexError) as error:
         raise ValueError(f"{path} is damaged, or another file ({error or 'it ends early'}). {TF_HELP}") from error
     images, ids = np.array(images[:n], np.uint8), np.array(ids[:n], np.uint8).reshape(-1, size, size)
-    visible = ids[:, None] == np.arange(1, MAX_OBJECTS + 1, dtype=np.uint8)[:, None, None]
-    bits = (visible << np.arange(MAX_OBJECTS)[:, None, None]).sum(1).astype(np.uint16)
+    _tell_fewer(path, len(ids), n)
+    bits = np.where(ids > 0, np.uint16(1) << (ids - (ids > 0)).astype(np.uint16), np.uint16(0))
+    corners, counts = np.zeros((len(ids), MAX_OBJECTS, 4), np.int64), np.zeros(len(ids), np.int64)
+    for i, of in enumerate(ids):
+        visible = of == np.arange(1, MAX_OBJECTS + 1, dtype=np.uint8)[:, None, None]
+        corners[i], counts[i] = boxes(visible), visible.any((1, 2)).sum()
     scenes = [{"image_index": i, "objects": []} for i in range(len(ids))]
-    counts = visible.any((2, 3)).sum(1)
-    return Clevr(images.reshape(-1, 3, size, size), ids, bits, boxes(visible), counts, scenes)
+    return Clevr(images.reshape(-1, 3, size, size), ids, bits, corners, counts, scenes)
 
 
 def _shrink(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

@@ -8,6 +8,7 @@ the two of its `pixel_coords` in whole pixels, and its depth to many digits.
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,10 @@ def load(path: str | Path, split: str = "train", n: int | None = None, *, size: 
     source = path / "scenes" / f"CLEVR_{split}_scenes.json"
     if not source.is_file():
         raise FileNotFoundError(f"{source} does not exist. {HELP}")
-    scenes = read_scenes(source)[:n]
+    scenes = read_scenes(source)
+    if n is not None and n > len(scenes):
+        warnings.warn(f"{source} holds {len(scenes)} scenes, not the {n} asked for", stacklevel=2)
+    scenes = scenes[:n]
     images = np.zeros((len(scenes), 3, size, size), np.uint8)
     for image, scene in zip(images, tqdm(scenes, unit="image", disable=not progress), strict=True):
         image[:] = read_picture(path / "images" / split / scene["image_filename"], size)

@@ -19,9 +19,9 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
-from operator import index
 from typing import TypeVar
 
+from srnlib.data._hash import integer
 from srnlib.data.clutrr_columns import Fact, Story
 from srnlib.data.clutrr_kinship import COMPOSE, COUPLES, KINSHIP, PAIRS, PEOPLE, SEXES, TARGETS, WAYS, WORDS, answers
 from srnlib.data.clutrr_release import load, read, write
@@ -64,7 +64,7 @@ def generate(n: int, seed: int, *, k: int, split: str = "train") -> list[Story]:
         TypeError: If `n`, `seed` or `k` is not an integer.
         ValueError: If an argument is out of range.
     """
-    n, seed, k = _integer("n", n), _integer("seed", seed), _integer("k", k)
+    n, seed, k = (integer(name, value, 0) for name, value in (("n", n), ("seed", seed), ("k", k)))
     if k not in LENGTHS:
         raise ValueError(f"k must be {LENGTHS[0]} .. {LENGTHS[-1]}, got {k}")
     if split not in ("train", "test"):
@@ -142,13 +142,3 @@ def _pick(rng: random.Random, items: Sequence[Item]) -> Item:
 
 def _shuffle(rng: random.Random, items: Sequence[Item]) -> list[Item]:
     return sorted(items, key=lambda _: rng.random())
-
-
-def _integer(name: str, value: int) -> int:
-    try:
-        value = index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {type(value).__name__} {value!r}") from None
-    if value < 0:
-        raise ValueError(f"{name} must be at least 0, got {value}")
-    return value

@@ -163,13 +163,15 @@ class VisualReasoner(nn.Module):
     def encode(self, X: Tensor, steps: int | None = None) -> tuple[Tensor, Tensor, Trace | None]:
         """The perceptual stage: images `[B, 3, 75, 75]` in 0..1 to S `[B, 25, D]`, the proposal S0 and the trace.
 
-        `steps`, if given, replaces the refiner's number of inner steps.
+        `steps`, if given, replaces the refiner's number of inner steps; the descent then is one, from the proposal.
         """
         S0, z = self.encoder(X)
         if self.refiner is None:
             return S0, S0, None
-        settings = self.refiner.settings() | ({} if steps is None else {"steps": steps})
-        S, trace = refine(S0, z, self.refiner.H_agg, **settings)
+        if steps is None:
+            S, trace = self.refiner(S0, z)
+        else:
+            S, trace = refine(S0, z, self.refiner.H_agg, **self.refiner.settings() | {"steps": steps})
         return S, S0, trace
 
     def forward(self, X: Tensor, questions: Tensor, steps: int | None = None) -> Answers:

@@ -171,7 +171,7 @@ def shown(settings: CirclesSettings, step: int) -> tuple[int, int]:
     elements, part = settings.elements(step)
     if part >= 1:
         return elements, settings.max_circles
-    half = settings.max_circles // 2
+    half = max(1, settings.max_circles // 2)
     return elements, min(half, 3 + int(4 * part * half))
 
 

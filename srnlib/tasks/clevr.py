@@ -128,7 +128,7 @@ class ClevrTask(Task):
         active, part = settings.elements(step)
         getattr(module, "module", module).active = active
         if part < 1:
-            emptiest = ids.flatten(1).amax(dim=1).argsort(stable=True)[: len(ids) // 2]
+            emptiest = ids.flatten(1).amax(dim=1).argsort(stable=True)[: max(1, len(ids) // 2)]
             images, ids = images[emptiest], ids[emptiest]
         X, Y = tensors(images, ids)
         black = 1 + (settings.black_weight - 1) * min(1.0, part)

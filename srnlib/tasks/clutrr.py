@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from srnlib.data.clutrr import LENGTHS, generate
 from srnlib.data.clutrr_columns import Story
 from srnlib.data.clutrr_kinship import TARGETS
-from srnlib.data.clutrr_release import HELP, load
+from srnlib.data.clutrr_release import ARCHIVE, HELP, load
 from srnlib.data.clutrr_text import TEMPLATES
 from srnlib.data.clutrr_tokens import FIRST_PERSON, FIRST_WORD, PEOPLE, encode, for_validation, vocabulary
 from srnlib.models.language import Answer, PairReasoner, StoryModel, TripleEncoder
@@ -99,7 +99,14 @@ class Clutrr(Task):
         return {"acc.mean": max(row["test.mean"] for row in history)}
 
     def describe(self, settings: ClutrrSettings, seed: int) -> dict[str, Any]:
-        """Where the stories come from, and how many there are of each k."""
+        """Where the stories come from, and how many there are of each k.
+
+        Raises:
+            ValueError: If a test story has more sentences than the set has elements.
+        """
+        longest = max(evaluation_set(self, settings, "test", k).tensors[0].shape[1] for k in LENGTHS)
+        if settings.set_size < longest:
+            raise ValueError(f"set_size must be at least {longest}, the sentences of the longest test story")
         stories = self.stories(settings, seed)
         groups = {"train": [s for s in stories if not for_validation(s)], "validation": filter(for_validation, stories)}
         counts = {name: dict(sorted(Counter(s.k for s in group).items())) for name, group in groups.items()}
@@ -137,12 +144,13 @@ clutrr_generated = Clutrr("clutrr_generated", {})
 
 
 def release() -> Path:
-    """Where the release is: `$SRNLIB_CLUTRR`, else `data/cache/clutrr/data_db9b8f04.zip`.
+    """Where the release is: `$SRNLIB_CLUTRR`, else `data/cache/clutrr`, the zip in it if there is one.
 
     Raises:
         FileNotFoundError: If it is not there; the message says where to get it.
     """
-    path = Path(os.environ.get("SRNLIB_CLUTRR") or data_dir() / "cache" / "clutrr" / "data_db9b8f04.zip")
+    path = Path(os.environ.get("SRNLIB_CLUTRR") or data_dir() / "cache" / "clutrr")
+    path = path / ARCHIVE if (path / ARCHIVE).is_file() else path
     if not path.exists():
         raise FileNotFoundError(
             f"{path} does not exist, and the task clutrr needs CLUTRR's release. {HELP} in the environment variable "

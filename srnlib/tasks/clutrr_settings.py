@@ -42,6 +42,11 @@ class ClutrrSettings(InnerLoop, Settings):
     val_stories: int = 400
     test_stories: int = 400
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.batch_size < 2:
+            raise ValueError("batch_size must be 2 or more: the relation network normalises over the batch")
+
     @classmethod
     def smoke(cls, model: str) -> ClutrrSettings:
         """Seconds, for tests: little is learned."""

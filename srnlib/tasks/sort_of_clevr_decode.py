@@ -118,7 +118,7 @@ class SortOfClevrDecode(Task):
         n = getattr(settings, f"{split}_images")
         scores: dict[str, list] = {}
         for name, seed in (("train", settings.source_seed), ("new", EVALUATION_SEED[split])):
-            images = data.generate(min(n, settings.train_images), seed)[0]
+            images = data.generate(min(n, settings.train_images) if name == "train" else n, seed)[0]
             for at in range(0, len(images), 10):
                 X = pixels(images[at : at + 10]).to(device)
                 painted = module(X).image

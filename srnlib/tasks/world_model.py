@@ -170,7 +170,7 @@ class WorldModels(Task):
                 found |= {f"{prefix}{name}.step{h}": v for name, v in ranking.scores(rank).items()}
             copies = torch.bincount(true)[true]
             found |= {f"distinct.step{h}": 100 * len(targets) / len(every)}
-            found |= {f"ceiling.step{h}": 100 * float((copies == 1).double().mean())}
+            found |= {f"ceiling.step{h}": 100 * float((copies == 1).cpu().double().mean())}
             found |= {f"reach.step{h}": ranking.reach(true.cpu(), copy)}
         found["dedup.mrr.mean"] = float(np.mean([found[f"dedup.mrr.step{h}"] for h in HORIZONS]))
         return found | {name: float(torch.cat(values).mean()) for name, values in refined.items()}

@@ -163,3 +163,10 @@ def test_objects_are_never_pickled(tmp_path):
     with pytest.raises(TypeError, match="array 'words' holds Python objects"):
         cached(tmp_path, "words", lambda: {"words": np.array(["a", None], object)}, version=1)
     assert not list(tmp_path.iterdir())
+
+
+def test_where_nothing_can_be_written_the_arrays_come_all_the_same(tmp_path, make):
+    (tmp_path / "file").write_text("")
+    with pytest.warns(UserWarning, match="cannot be written.*again next time"):
+        found = cached(tmp_path / "file", "pong", make, version=1, n=3, seed=1)
+    assert same(found, Maker()(3, 1))

@@ -92,3 +92,8 @@ def test_several_starts_are_reported_beside_one():
     assert {name: found[f"single.{name}"] for name in alone} == alone
     assert found["inner.last"] < alone["inner.last"]
     assert (module.refiner.starts, module.refiner.eval_steps) == (4, 6)  # as before
+
+
+def test_one_circle_at_most_is_shown_from_the_start():
+    settings = dataclasses.replace(circles.settings("laptop", "srn"), max_circles=1)
+    assert {shown(settings, step)[1] for step in range(0, settings.steps, 1000)} == {1}

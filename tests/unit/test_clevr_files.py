@@ -188,7 +188,7 @@ def write_h5(path, **changes):
     return content
 
 
-def test_h5_of_the_paper(tmp_path):
+def test_h5_of_the_paper(tmp_path, monkeypatch):
     path = tmp_path / "test-images-foreground.h5"
     content = write_h5(path)
     data = clevr_files.load_h5(path)
@@ -199,6 +199,8 @@ def test_h5_of_the_paper(tmp_path):
     assert set(np.unique(data.ids)) == {0, clevr_files.SOMETHING} and not data.visible().any() and not data.full().any()
     assert [s["image_index"] for s in data.scenes] == [4, 5, 9] and data.counts.tolist() == [0, 0, 0]
     assert clevr_files.load_h5(path, 2).images.shape == (2, 3, 8, 8)
+    monkeypatch.setattr(clevr_files, "BLOCK", 2)
+    assert clevr_files.load_h5(path) == data
 
 
 def test_bad_h5_is_refused_by_name(tmp_path, monkeypatch):
@@ -381,6 +383,8 @@ def test_bad_requests_do_not_blame_the_file(release, tmp_path, pictures):
         with pytest.raises(TypeError, match="^n must be an integer, got float 1.5"):
             load(n=1.5)
         assert len(load(n=0)) == 0
+        with pytest.warns(UserWarning, match="holds [1-9].*, not the 99 asked for"):
+            assert len(load(n=99)) == len(load())
         if load.func is not clevr_files.load_h5:
             with pytest.raises(ValueError, match="^size must be at least 1, got 0"):
                 load(size=0)

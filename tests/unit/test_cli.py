@@ -142,6 +142,13 @@ def test_overrides_are_read_by_type_and_name_the_run():
     for bad in ({"steps": "1.5"}, {"steps": "true"}, {"lr": "fast"}, {"detach_init": "1"}, {"steps": "none"}):
         with pytest.raises(ValueError, match=f"setting {[*bad][0]} must be"):
             Run.of("circles", "srn", "smoke", **bad)
+    assert Run.of("circles", "srn", "smoke", steps=np.int64(7), lr=np.float32(0.5)).overrides == {"lr": 0.5, "steps": 7}
+    pong = Run.of("pong", "srn_k3", "smoke", first="9,5,2", second=(3, 1, 1))
+    assert pong.overrides == {"first": (9, 5, 2), "second": (3, 1, 1)}
+    assert Run.of("pong", "srn_k3", "smoke", first=str((9, 5, 2))).settings.first == (9, 5, 2)  # as its command says it
+    for wrong in ("9,five,2", 3):
+        with pytest.raises(ValueError, match="setting first must be"):
+            Run.of("pong", "srn_k3", "smoke", first=wrong)
     with pytest.raises(UnknownName, match="there is no setting 'stepz'"):
         Run.of("circles", "srn", "smoke", stepz=1)
 

@@ -183,6 +183,11 @@ def test_the_release_is_found_in_both_places(small_release, monkeypatch):
     stories = clutrr.stories(settings)
     assert len(stories) == 20 and len(clutrr.dataset(settings, 0)) == sum(not for_validation(s) for s in stories)
     assert clutrr.describe(settings, 0)["release"] == "data_db9b8f04"
+    with zipfile.ZipFile(small_release) as archive:
+        archive.extractall(small_release.with_suffix(""))
+    small_release.rename(small_release.with_name("other.zip"))
+    assert release() == small_release.parent and clutrr.stories(settings) == stories  # what the zip unpacks to
+    small_release.with_name("other.zip").rename(small_release)
     monkeypatch.setenv("SRNLIB_CLUTRR", str(small_release.parents[2]))  # the unpacked folder
     assert release().is_dir() and clutrr.stories(settings) == stories
 
@@ -195,3 +200,11 @@ def test_without_the_release_the_task_says_what_to_do(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.zip does not exist"):
         clutrr.dataset(clutrr.settings("smoke", "rn"), 0)
     assert TASKS["clutrr"].build("rn", clutrr.settings("smoke", "rn"))  # a checkpoint loads without it
+
+
+def test_sets_too_small_for_the_test_and_batches_of_one_are_refused():
+    settings = dataclasses.replace(clutrr_generated.settings("smoke", "srn"), set_size=5)
+    with pytest.raises(ValueError, match="set_size must be at least [67891]"):
+        clutrr_generated.describe(settings, 0)
+    with pytest.raises(ValueError, match="batch_size must be 2 or more"):
+        dataclasses.replace(settings, batch_size=1)

@@ -91,3 +91,11 @@ def test_key_picture_and_samples_show_every_method_and_image():
     assert len(fig.axes) == 5 + 3 * 3
     fig = plots.samples(torch.from_numpy(images), {"srn": (images, many)}, columns=2)
     assert len(fig.axes) == 3 * 3 and fig.axes[1].get_title() == "SRN"
+
+
+def test_bytes_and_floats_show_the_same_picture():
+    image = np.arange(48, dtype=np.uint8).reshape(3, 4, 4) * 5
+    _, axes = plt.subplots(1, 2)
+    for ax, picture in zip(axes, (image, image / 255), strict=True):
+        plots.show(ax, picture)
+    np.testing.assert_array_equal(*(ax.images[0].get_array() for ax in axes))

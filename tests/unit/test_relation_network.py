@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from srnlib import SetEncoder, SetRefiner
+from srnlib import RestartedRefiner, SetEncoder, SetRefiner
 from srnlib.models import pair_sum
 from srnlib.models.pair_sum import sum_over_pairs
 from srnlib.models.relation_network import CellEncoder, RelationNetwork, VisualReasoner
@@ -202,3 +202,12 @@ def test_questions_of_another_shape_are_refused():
         relations(S, torch.rand(2, 0, 11))
     with pytest.raises(ValueError, match="layers must be 1 or more, got 0"):
         RelationNetwork(6, 11, 10, layers=0)
+
+
+def test_a_refiner_with_several_starts_is_used_as_it_is():
+    module, X = reasoner(), torch.rand(2, 3, 75, 75)
+    module.refiner = RestartedRefiner(module.refiner.H_agg, steps=3, inner_lr=1.0, starts=4, spread=1.0, eval_steps=6)
+    with torch.no_grad():
+        S, S0, trace = module.eval().encode(X)
+        expected, _ = module.refiner(S0, module.encoder(X)[1])
+    assert torch.equal(S, expected) and len(trace.inner_loss) == 7

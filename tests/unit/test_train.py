@@ -473,3 +473,21 @@ def test_fit_trains_in_place_without_files(tmp_path):
     assert [row["step"] for row in loop.fit(run.task, module, run.settings, 0, show=False)] == [5, 10, 12]
     assert not torch.equal(before, module.decoder.project.weight)
     assert not (tmp_path / "data").exists()
+
+
+def test_a_folder_that_takes_no_files_is_refused_before_the_training(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SRNLIB_DATA", str(tmp_path / "file"))
+    run = Run.of(Fragile(at=0), "baseline", "smoke", **SHORT)  # would break off at its first step
+    with pytest.raises(RunError, match="cannot be written.*SRNLIB_DATA"):
+        train.train(run, show=False)
+
+
+class Describing(Fragile):
+    def describe(self, settings, seed):
+        raise ValueError("there are not enough scenes to test on")
+
+
+def test_what_the_test_would_refuse_is_refused_before_the_training():
+    with pytest.raises(ValueError, match="not enough scenes"):
+        train.train(Run.of(Describing(at=0), "baseline", "smoke", **SHORT), show=False)
