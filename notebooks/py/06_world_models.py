@@ -464,7 +464,7 @@ display(Markdown(FOLDED.format("Distances from the paper's numbers", far)))
 # > contains several identical objects. In addition, using the SRN has especially notable improvements after 10 action
 # > steps."
 #
-# Ours is the reverse on both counts: the gain is in the game without identical objects, and greatest at five steps.
+# Ours is the reverse on both counts: the gain is in Pong, whose objects differ, and it is greatest at five steps.
 #
 # **By the published rule both models are far below the paper's numbers**, in Pong by 30 points and more at one step
 # (but see the bound in section 3). Only in Space Invaders with five objects do they come near: C-SWM at one step, and
@@ -646,8 +646,9 @@ plt.show()
 # %% [markdown]
 # ## Summary and takeaways
 # - What came out: in Pong the SRN is ahead of C-SWM by its mean, far ahead at five steps; in Space Invaders the two are
-#   level at one step and C-SWM is ahead after, within the spread; on 2D Shapes they are level. By the published rule
-#   both are far below the paper (section 7), after trainings of minutes.
+#   level at one step, and after it with five objects; with three C-SWM is ahead after, within the spread; on 2D Shapes
+#   they are level. By the published rule nearly all numbers are far below the paper (section 7), after trainings of
+#   minutes.
 # - C-SWM is judged in its own latent space, so something must keep that space from shrinking to a point: negatives in
 #   the loss; ties counted as misses, and equal targets merged, in the measure.
 # - The published measure forgives ties. A blind model scores 100 under it; merge equal targets, count ties as misses.
