@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from srnlib import checkpoints, loop, results
+from srnlib import _run_checks, checkpoints, loop, results
 from srnlib.files import write_json
 from srnlib.runs import Run, RunError
 from srnlib.tasks import Settings, Task
@@ -58,14 +56,14 @@ def train(
     loop.seed_everything(run.seed)
     module = run.task.build(run.model, run.settings)
     optimizer, progress = loop.new_optimizer(module, run.settings), loop.Progress()
-    identity = _identity(run) | {"config": run.config} | ways
+    identity = _run_checks.identity(run) | {"config": run.config} | ways
     best: dict[str, torch.Tensor] = {}  # the weights of the best row, if the task selects
     if run.state.exists() and not force:
         progress = _restore(run, identity, module, optimizer, best)
         if show and on.is_main_process:
             print(f"{run.task.name} {run.stem}: going on from step {progress.step} of {run.settings.steps}")
     if on.is_main_process:
-        _can_write(run.state.parent)
+        _run_checks.can_write(run.state.parent)
         made["data"] = run.task.describe(run.settings, run.seed)  # now: it refuses what only the test would meet
     on.wait_for_everyone()  # all have looked at the files before the main process changes one
     if force and on.is_main_process:
@@ -102,7 +100,7 @@ def load_module(run: Run, device: str | torch.device = "cpu") -> nn.Module:
 def _trained(run: Run, device: str | torch.device) -> tuple[nn.Module, Settings]:
     """What `load_module` gives, and the settings it was trained with."""
     _, meta = checkpoints.load(run.checkpoint)
-    _of_this(run, meta)
+    _run_checks.of_this(run, meta)
     known = run.completed(meta["config"])
     if known.keys() != run.config.keys():
         raise checkpoints.CheckpointError(
@@ -133,7 +131,7 @@ def evaluate(run: Run, *, device: str = "auto", write: bool = False) -> dict[str
     """
     known = run.record() if write else {}  # before the work: it may be refused
     if write:
-        _belongs(run, known)
+        _run_checks.belongs(run, known)
     where = loop.accelerator(device).device
     (module, settings), started = _trained(run, where), time.perf_counter()
     metrics = loop.evaluate_module(run.task, module, settings, where, "test")
@@ -144,44 +142,11 @@ def evaluate(run: Run, *, device: str = "auto", write: bool = False) -> dict[str
     return metrics
 
 
-def _can_write(folder: Path) -> None:
-    """Refuse a folder that takes no files, before the training."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise RunError(f"{folder} cannot be written ({error}): name another data folder in SRNLIB_DATA") from error
-
-
-def _identity(run: Run) -> dict[str, Any]:
-    return {"task": run.task.name, "model": run.model, "profile": run.profile, "seed": run.seed}
-
-
-def _of_this(run: Run, meta: dict[str, Any]) -> None:
-    """Refuse the checkpoint of another run that lies in the place of this one's."""
-    other = [f"{name} {meta.get(name)!r}" for name, value in _identity(run).items() if meta.get(name) != value]
-    if other or not isinstance(meta.get("config"), dict):
-        found = ", ".join(other) or "no configuration"
-        raise checkpoints.CheckpointError(
-            f"{run.checkpoint} is of another run: its side file has {found}; restore both"
-        )
-
-
-def _belongs(run: Run, known: dict[str, Any]) -> None:
-    """Refuse a record without its checkpoint, or with that of another training."""
-    if not run.checkpoint.exists():  # not all are shipped, see data/README.md
-        raise RunError(f"{run.result} is there, but {run.checkpoint} is not: --force trains it again")
-    _, meta = checkpoints.load(run.checkpoint)
-    if meta["sha256"] != known["checkpoint_sha256"]:
-        raise RunError(f"{run.result} and {run.checkpoint} are not of the same training: restore both, or use --force")
-
-
 def _finished(run: Run, ways: dict[str, Any], show: bool) -> dict[str, Any]:
     known = run.record()
     there = {"precision": "no", "processes": 1} | {name: known[name] for name in ways if name in known}
-    _same(run.result, run.completed(known["config"]) | there, run.config | ways)
-    _belongs(run, known)
+    _run_checks.same(run.result, run.completed(known["config"]) | there, run.config | ways)
+    _run_checks.belongs(run, known)
     if show:
         print(f"{run.task.name} {run.stem} is trained already ({run.result}); --force trains it again")
     return known
@@ -191,7 +156,7 @@ def _restore(run: Run, identity: dict[str, Any], module: nn.Module, optimizer, b
     """Put the saved state into module, optimizer and best weights, and return how far it is."""
     tensors, meta = checkpoints.load_state(run.state)
     there = run.completed(meta["config"]) | {name: meta[name] for name in identity}
-    _same(run.state, there, run.config | identity)
+    _run_checks.same(run.state, there, run.config | identity)
     module.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
     best.update({n.removeprefix("best."): t for n, t in tensors.items() if n.startswith("best.")})
     for i, parameter in enumerate(optimizer.param_groups[0]["params"]):
@@ -202,17 +167,6 @@ def _restore(run: Run, identity: dict[str, Any], module: nn.Module, optimizer, b
     return loop.Progress(**meta["progress"])
 
 
-def _same(path: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
-    """Refuse what is there if it was made otherwise."""
-    names = [name for name in sorted(there.keys() | here.keys()) if name != "config"]
-    changed = [f"{n} {there.get(n)!r} there, {here.get(n)!r} now" for n in names if there.get(n) != here.get(n)]
-    if changed:
-        raise RunError(
-            f"{path} is of a run with another configuration ({'; '.join(changed)}). "
-            "Go back to that configuration, or start again with --force, which discards it"
-        )
-
-
 def _told_by_history(task: Task, history: list[dict[str, float]]) -> dict[str, float]:
     """Metrics of a finished run that need no evaluation."""
     last = task.best_row(history)
@@ -221,7 +175,7 @@ def _told_by_history(task: Task, history: list[dict[str, float]]) -> dict[str, f
 
 def _finish(run: Run, module: nn.Module, progress: loop.Progress, on, identity: dict, made: dict) -> dict[str, Any]:
     """Checkpoint, test, record; the state goes last, so that a kill in between costs a test at most."""
-    meta = _identity(run) | {"config": run.config}
+    meta = _run_checks.identity(run) | {"config": run.config}
     step = run.task.best_row(progress.history)["step"]
     origin = {"step": step, "srnlib": made["versions"]["srnlib"], "commit": made["commit"]}
     digest = checkpoints.save(module, run.checkpoint, meta | origin)
