@@ -485,8 +485,8 @@ plt.show()
 # And the refiner with the published inner loop ($\alpha$ = .001, $H_{agg}$ with torch's initial weights)? This run has
 # eight epochs only, a third of the others. It starts asleep; training can make $H_{agg}$ steeper, and the records tell
 # how far that goes. Below it the control after as many epochs, and, trained in full, the SRN with the published
-# dropout, with smaller inner rates, and both models with an L2 penalty from the paper's range, "by which the result is affected
-# the most" (appendix F). Of these trials, one seed each, compare with the same seed of ours.
+# dropout, with smaller inner rates, and both models with an L2 penalty from the paper's range, "by which the result is
+# affected the most" (appendix F). Of these trials, one seed each, compare with the same seed of ours.
 
 # %% tags=["nbval-check-output"]
 PUBLISHED = [r for r in results.load("clutrr", "srn") if r["config"]["inner_lr"] == 0.001]
