@@ -578,7 +578,7 @@ for seed, (base, ref) in enumerate(zip(RECORDS["rn"], RECORDS["srn"], strict=Fal
 #
 # Each model is trained as long as in section 5, one seed. The paper's numbers are after 20 epochs. Its sentence gives
 # two relational ones, and names RN only; we take the second for that of RN + SRN. Beside them seed 0 on white: what the
-# clutter costs. Below, validation during training.
+# clutter costs. Below, validation during training (dashed: *counting only*).
 
 # %%
 cluttered, *_ = data.generate(5, seed=3, clutter=True)
