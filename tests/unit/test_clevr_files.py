@@ -75,6 +75,7 @@ def test_release_gets_masks_by_a_fitted_camera(release):
     assert len(clevr_release.load(path, "val", 1, size=16)) == 1
 
 
+@pytest.mark.filterwarnings("ignore:.* holds 3 scenes, not the")  # the test has as many as there are
 def test_the_task_shows_the_release(release):
     path, _ = release
     shutil.copytree(path / "images" / "val", path / "images" / "train")
