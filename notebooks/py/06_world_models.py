@@ -400,17 +400,14 @@ def table(task, rule):
             minutes = np.mean([r["history"][-1]["core_seconds"] for r in found]) / 60
             cells = [results.mean_sd(ours(task, model, key)).replace(" ", "\u00a0") for key, _ in keys]
             yield f"| **{name}, ours** | {len(found)} | {minutes:.1f} | " + " | ".join(cells) + " |"
-
 sets = {g: [vars(TASKS[g].settings(profile, "srn_k3")) for profile in (PROFILE, "paper")] for g in GAMES}
 small, large = sets["pong"]
 differ = {k: f"{k} {v} ({large[k]})" for k, v in small.items() if v != large[k]}
 own = [k for k in differ if k.startswith(("inner", "embed"))]
-shared = ", ".join(text for k, text in differ.items() if k not in own)
-print("\n".join(textwrap.wrap(f"Pong, ours (paper): {shared}", 100)))
+print("\n".join(textwrap.wrap("Pong, ours (paper): " + ", ".join(v for k, v in differ.items() if k not in own), 100)))
 for g, (ours_there, theirs) in sets.items():
     print(f"of the SRN in {GAMES[g]} also:", ", ".join(f"{k} {ours_there[k]} ({theirs[k]})" for k in own))
-passes = small["steps"] * small["batch_size"] * small["span"] / small["train_episodes"] / small["train_length"]
-print(f"{passes:.0f} passes over the data (paper: 500)")
+print(f"{small['steps'] * small['batch_size'] / small['train_episodes']:.0f} passes over the data (paper: 500)")
 for task, name in (GAMES | {"shapes": "2D Shapes"}).items():
     assert all(ours(task, m, "h1.step1") for m in TASKS[task].models if m in ("constant", "cswm_k3", "srn_k3"))
     for rule, says in (("", "as published"), ("dedup.", "dedup"), ("lenient.", "as written"), ("strict.", "strict")):
