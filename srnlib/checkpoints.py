@@ -51,8 +51,7 @@ def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     side = path.with_suffix(".json")
     for file in (path, side):
         if not file.is_file():
-            mend = "get it again (git restore) or train it (python -m srnlib train, --force if its record is here)"
-            raise CheckpointError(f"{file} is missing: {mend}")
+            raise CheckpointError(f"{file} is missing; {_MEND}")
     content = path.read_bytes()
     try:
         meta = json.loads(side.read_bytes())

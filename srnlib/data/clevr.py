@@ -6,6 +6,7 @@ Scene i is a function of the seed and i: a longer data set begins with the short
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -105,6 +106,12 @@ def load(n: int, seed: int, folder: str | Path, *, size: int = 128, workers: int
     """
     make = partial(_arrays, workers=workers, progress=progress)
     return _unpack(cached(folder, "clevr", make, version=VERSION, **_checked(n, seed, size)))
+
+
+def tell_fewer(source: Path, found: int, asked: int | None, what: str = "images") -> None:
+    """For a loader: warns its caller if a file holds less than was asked for; None asks for all."""
+    if asked is not None and found < asked:
+        warnings.warn(f"{source} holds {found} {what}, not the {asked} asked for", stacklevel=3)
 
 
 def _checked(n: int, seed: int, size: int) -> dict[str, int]:

@@ -7,7 +7,6 @@ The h5 files are written by the paper's released code from its own rendering. `c
 from __future__ import annotations
 
 import gzip
-import warnings
 import zlib
 from collections.abc import Iterator
 from itertools import islice
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srnlib.data._hash import integer
-from srnlib.data.clevr import Clevr
+from srnlib.data.clevr import Clevr, tell_fewer
 from srnlib.data.clevr_geometry import boxes
 from srnlib.data.clevr_scenes import MAX_OBJECTS
 
@@ -70,7 +69,7 @@ def load_h5(path: str | Path, n: int | None = None) -> Clevr:
     except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} is damaged, or not one of the paper's files ({error}). {H5_HELP}") from error
     count, size = len(images), shape[-1]
-    _tell_fewer(path, count, n)
+    tell_fewer(path, count, n)
     return Clevr(
         images,
         foregrounds.any(1) * np.uint8(SOMETHING),
@@ -92,11 +91,6 @@ def _bytes(name: str, stored, n: int | None) -> NDArray[np.uint8]:
             raise ValueError(f"{name} hold values from {values.min():g} to {values.max():g}; expected 0 to 1")
         found[at : at + BLOCK] = np.rint(255 * values)
     return found
-
-
-def _tell_fewer(path: Path, found: int, asked: int | None) -> None:
-    if asked is not None and found < asked:
-        warnings.warn(f"{path} holds {found} images, not the {asked} asked for", stacklevel=3)
 
 
 def load_tfrecords(path: str | Path, n: int | None = None, *, size: int = 128) -> Clevr:
@@ -130,7 +124,7 @@ def load_tfrecords(path: str | Path, n: int | None = None, *, size: int = 128) -
     except (OSError, EOFError, zlib.error, ValueError, IndexError) as error:
         raise ValueError(f"{path} is damaged, or another file ({error or 'it ends early'}). {TF_HELP}") from error
     images, ids = np.array(images[:n], np.uint8), np.array(ids[:n], np.uint8).reshape(-1, size, size)
-    _tell_fewer(path, len(ids), n)
+    tell_fewer(path, len(ids), n)
     bits = np.where(ids > 0, np.uint16(1) << (ids - (ids > 0)).astype(np.uint16), np.uint16(0))
     corners, counts = np.zeros((len(ids), MAX_OBJECTS, 4), np.int64), np.zeros(len(ids), np.int64)
     for i, of in enumerate(ids):

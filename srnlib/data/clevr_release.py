@@ -8,7 +8,6 @@ the two of its `pixel_coords` in whole pixels, and its depth to many digits.
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from scipy.optimize import least_squares
 from tqdm import tqdm
 
 from srnlib.data._hash import integer
-from srnlib.data.clevr import Clevr
+from srnlib.data.clevr import Clevr, tell_fewer
 from srnlib.data.clevr_geometry import CAMERA, LAMPS, boxes, numbers, project
 from srnlib.data.clevr_render import masks
 from srnlib.data.clevr_scenes import HEIGHT, MAX_OBJECTS, WIDTH
@@ -53,8 +52,7 @@ def load(path: str | Path, split: str = "train", n: int | None = None, *, size: 
     if not source.is_file():
         raise FileNotFoundError(f"{source} does not exist. {HELP}")
     scenes = read_scenes(source)
-    if n is not None and n > len(scenes):
-        warnings.warn(f"{source} holds {len(scenes)} scenes, not the {n} asked for", stacklevel=2)
+    tell_fewer(source, len(scenes), n, "scenes")
     scenes = scenes[:n]
     images = np.zeros((len(scenes), 3, size, size), np.uint8)
     for image, scene in zip(images, tqdm(scenes, unit="image", disable=not progress), strict=True):

@@ -46,8 +46,7 @@ def load(path: str | Path) -> dict[str, list[Story]]:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist. {HELP}")
-    if (path / ARCHIVE).is_file() and not (path / FIRST).is_file():
-        path = path / ARCHIVE
+    path = packed(path)
     try:
         root = _unwrapped(path if path.is_dir() else zipfile.Path(path))
         missing = [name for name in ROWS if not (root / name).is_file()]
@@ -70,6 +69,11 @@ def load(path: str | Path) -> dict[str, list[Story]]:
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError, RuntimeError) as error:
         raise ValueError(f"{path} is not a zip file or is cut off or damaged ({error}). {HELP}") from None
     return stories
+
+
+def packed(path: Path) -> Path:
+    """The release's zip if `path` is a folder that holds it and not its files, else `path`."""
+    return path / ARCHIVE if (path / ARCHIVE).is_file() and not (path / FIRST).is_file() else path
 
 
 def read(path: str | Path) -> list[Story]:

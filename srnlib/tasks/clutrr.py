@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from srnlib.data.clutrr import LENGTHS, generate
 from srnlib.data.clutrr_columns import Story
 from srnlib.data.clutrr_kinship import TARGETS
-from srnlib.data.clutrr_release import ARCHIVE, HELP, load
+from srnlib.data.clutrr_release import HELP, load, packed
 from srnlib.data.clutrr_text import TEMPLATES
 from srnlib.data.clutrr_tokens import FIRST_PERSON, FIRST_WORD, PEOPLE, encode, for_validation, vocabulary
 from srnlib.models.language import Answer, PairReasoner, StoryModel, TripleEncoder
@@ -149,8 +149,7 @@ def release() -> Path:
     Raises:
         FileNotFoundError: If it is not there; the message says where to get it.
     """
-    path = Path(os.environ.get("SRNLIB_CLUTRR") or data_dir() / "cache" / "clutrr")
-    path = path / ARCHIVE if (path / ARCHIVE).is_file() else path
+    path = packed(Path(os.environ.get("SRNLIB_CLUTRR") or data_dir() / "cache" / "clutrr"))
     if not path.exists():
         raise FileNotFoundError(
             f"{path} does not exist, and the task clutrr needs CLUTRR's release. {HELP} in the environment variable "

@@ -117,14 +117,14 @@ class SortOfClevrDecode(Task):
         """
         n = getattr(settings, f"{split}_images")
         scores: dict[str, list] = {}
-        for name, seed in (("train", settings.source_seed), ("new", EVALUATION_SEED[split])):
-            images = data.generate(min(n, settings.train_images) if name == "train" else n, seed)[0]
+        fitted = ("train", "", min(n, settings.train_images), settings.source_seed)
+        for name, end, count, seed in (fitted, ("new", ".new", n, EVALUATION_SEED[split])):
+            images = data.generate(count, seed)[0]
             for at in range(0, len(images), 10):
                 X = pixels(images[at : at + 10]).to(device)
                 painted = module(X).image
                 found = {f"error.{name}": (painted - (1 - X)).square().flatten(1).sum(dim=1).tolist()}
                 extra, missing = count_objects((1 - painted).cpu().numpy()).T
-                end = "" if name == "train" else ".new"
                 found |= {f"objects.extra{end}": extra, f"objects.missing{end}": missing}
                 if name == "train":
                     found |= {"error.blank": (1 - X).square().flatten(1).sum(dim=1).tolist()}

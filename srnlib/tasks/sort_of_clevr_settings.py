@@ -90,6 +90,7 @@ class SortOfClevrSettings(InnerLoop, Settings):
         An epoch there asks 20 questions an image, each an example. The refiner has inner rate and steps of D.3 and the
         momentum of the Circles code; gradients flow through S0, since nothing says that they do not.
         """
-        length = {"steps": 1_562_500, "eval_every": 31_250, "kaiming": False}  # an epoch between two rows
+        length = {"steps": 1_562_500, "eval_every": 31_250}  # an epoch between two rows
         images = {"val_images": 1000, "test_scenes": 1000}
-        return cls(batch_size=64, lr=1e-4, beta2=0.999, questions=1, conditioned=False, **length, **images)
+        as_torch = {"conditioned": False, "kaiming": False}
+        return cls(batch_size=64, lr=1e-4, beta2=0.999, questions=1, **as_torch, **length, **images)
