@@ -453,8 +453,8 @@ display(Markdown(FOLDED.format("Distances from the paper's numbers", far)))
 # level at one step; with three objects and five seeds of each C-SWM's mean is ahead at five and ten steps, by no more
 # than the spread, and with five objects two seeds do not tell them apart. We do not see the paper's gain, nor could we
 # expect it: the refiner that was chosen takes little away of its inner loss (section 8), so the SRN is nearly a C-SWM.
-# The paper's inner rate for this game is five times ours, with twice the steps; we tried its rate in a short training
-# alone (section 8).
+# The paper's inner rate for this game is five times ours, with twice the steps; we tried its rate in two short
+# trainings alone (section 8).
 #
 # > "[One] limitation of C-SWM is that the model cannot disambiguate multiple identical objects [...]. Thus, it is
 # > perhaps unsurprising that including the SRN provides especially better improvements for the Space dataset, which
