@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -80,10 +81,17 @@ def leave() -> None:
 
 
 def learning_rate(step: int, settings: Settings) -> float:
-    """The rate of a step: linear warm-up, plateau, half-cosine cool-down, each a fraction of the whole."""
-    rise = (step + 1) / (settings.warmup * settings.steps) if settings.warmup else 1.0
-    left = (settings.steps - step) / (settings.cooldown * settings.steps) if settings.cooldown else 1.0
+    """The rate of a step: linear warm-up, plateau, half-cosine cool-down, each a fraction of the schedule it is in."""
+    again = restart_step(settings)
+    begin, end = (0, again) if step < again else (again, settings.steps)
+    rise = (step + 1 - begin) / (settings.warmup * (end - begin)) if settings.warmup else 1.0
+    left = (end - step) / (settings.cooldown * (end - begin)) if settings.cooldown else 1.0
     return settings.lr * min(1.0, rise) * (1 - math.cos(math.pi * min(1.0, left))) / 2
+
+
+def restart_step(settings: Settings) -> int:
+    """The first step of the schedule's second run; `settings.steps` if there is none."""
+    return max(1, round(settings.restart * settings.steps))
 
 
 def batch_indices(n: int, batch_size: int, seed: int, step: int) -> Tensor:
@@ -118,7 +126,7 @@ def fit(
     progress: Progress | None = None,
     save: Callable[[], None] = lambda: None,
     save_minutes: float = math.inf,
-    keep: Callable[[], None] = lambda: None,
+    best: dict[str, Tensor] | None = None,
     show: bool = True,
 ) -> list[dict[str, float]]:
     """Train a module in place.
@@ -129,7 +137,8 @@ def fit(
         on: Where to train; `accelerator()` if not given.
         optimizer, progress: To go on from; fresh ones if not given. Both are updated in place.
         save: Called between two steps every `save_minutes`, and after the last one, on the main process.
-        keep: Called after the row that is the task's `best_row` so far, on the main process.
+        best: Where the weights of the task's `best_row` so far are kept, if it selects, on the main process; what it
+            has is where a training that goes on stood.
         show: Print rows, and a progress bar in a terminal.
 
     Returns:
@@ -141,13 +150,17 @@ def fit(
     on = on or accelerator()
     if settings.batch_size % on.num_processes:
         raise ValueError(f"batch_size {settings.batch_size} must be a multiple of the {on.num_processes} processes")
-    data, p = task.dataset(settings, seed), progress or Progress()
+    data, p, best = task.dataset(settings, seed), progress or Progress(), {} if best is None else best
     optimizer = on.prepare(optimizer or new_optimizer(module, settings))
     wrapped = on.prepare(module).train()
     bar = tqdm(total=settings.steps, initial=p.step, unit="step", disable=None if show and on.is_main_process else True)
     saved = time.monotonic()
     while p.step < settings.steps:
         wall, core = time.perf_counter(), time.process_time()
+        if p.step == restart_step(settings):
+            now = module.state_dict()
+            module.load_state_dict(broadcast({name: best.get(name, t) for name, t in now.items()}))
+            optimizer.state.clear()
         seed_everything(seed, p.step, on.process_index)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(p.step, settings)
@@ -181,7 +194,7 @@ def fit(
             p.history.append({"step": p.step, "core_seconds": round(p.core_seconds, 2), **means, **metrics})
             p.sums, p.count = {}, 0
             if task.select and task.best_row(p.history) is p.history[-1]:
-                keep()
+                best.update({name: t.detach().clone() for name, t in module.state_dict().items()})
             if show:
                 tqdm.write(describe_row(task, p.history[-1]))
         if p.step == settings.steps or time.monotonic() - saved >= 60 * save_minutes:

@@ -76,12 +76,9 @@ def train(
         tensors |= {f"best.{name}": t for name, t in best.items()}
         checkpoints.save_state(run.state, tensors, {**identity, "progress": dataclasses.asdict(progress)})
 
-    def keep() -> None:
-        best.update({name: t.detach().clone() for name, t in module.state_dict().items()})
-
     loop.fit(
         run.task, module, run.settings, run.seed,
-        on=on, optimizer=optimizer, progress=progress, save=save, save_minutes=save_minutes, keep=keep, show=show,
+        on=on, optimizer=optimizer, progress=progress, save=save, save_minutes=save_minutes, best=best, show=show,
     )  # fmt: skip
     if best:
         module.load_state_dict(best)

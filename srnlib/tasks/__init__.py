@@ -27,10 +27,12 @@ class Settings:
         steps: Length of the training, in optimiser steps.
         batch_size: Examples a step, over all processes.
         lr: Peak learning rate of Adam.
-        warmup: Fraction of the steps in which the rate rises linearly from 0.
-        cooldown: Fraction of the steps at the end in which it falls to 0 along a half cosine; 0 keeps it constant.
+        warmup: Fraction of the schedule's steps in which the rate rises linearly from 0.
+        cooldown: Fraction of them at the end in which it falls to 0 along a half cosine; 0 keeps it constant.
         weight_decay: Adam's: this times the weights is added to their gradient, after clipping.
         clip: Largest norm of the gradient; None for no limit.
+        restart: Fraction of the steps after which the rate's schedule runs a second time, over those left, with a fresh
+            Adam and from the best weights so far (see Task.select); 1 for never.
         eval_every: Steps between two rows of the history.
         freeze_norm: Fraction of the steps after which batch normalisation keeps the statistics it has; 1 for never. In
             small batches they are noisy; what that costs and what freezing gives is in notebook 03.
@@ -43,6 +45,7 @@ class Settings:
     lr: float
     warmup: float = 0.0
     cooldown: float = 0.0
+    restart: float = 1.0
     weight_decay: float = 0.0
     clip: float | None = None
     eval_every: int = 500
@@ -63,6 +66,8 @@ class Settings:
             raise ValueError(f"warmup {self.warmup} and cooldown {self.cooldown} must be fractions, together at most 1")
         if not 0 <= self.freeze_norm <= 1:
             raise ValueError(f"freeze_norm must be a fraction of the training, 0 to 1, got {self.freeze_norm}")
+        if not 0 < self.restart <= 1:
+            raise ValueError(f"restart must be a fraction of the training, above 0 and at most 1, got {self.restart}")
 
 
 class Task:

@@ -18,7 +18,7 @@ from srnlib.robustness import FURTHEST_FROM_RED, right_when_turned
 from srnlib.set_encoders import SetEncoder
 from srnlib.tasks import Task
 from srnlib.tasks.refining import refinement
-from srnlib.tasks.sort_of_clevr_settings import STEPS, WIDE, SortOfClevrSettings
+from srnlib.tasks.sort_of_clevr_settings import WIDE, SortOfClevrSettings
 
 EVALUATION_SEED = {"val": 1_000_000, "test": 2_000_000}  # above every training seed
 QUESTIONS = torch.from_numpy(data.questions()[0]).float()  # [36, 11]; the last 18 are relational
@@ -52,8 +52,8 @@ class SortOfClevr(Task):
 
     def settings(self, profile: str, model: str) -> SortOfClevrSettings:
         self.check(model, profile)
-        length = {"steps": STEPS[model]} if profile == "laptop" else {}
-        base = getattr(SortOfClevrSettings, profile)(**length)
+        of = {"model": model} if profile == "laptop" else {}
+        base = getattr(SortOfClevrSettings, profile)(**of)
         changes = {"rn_wide": WIDE[profile], "srn_detached": {"detach_init": True}}
         return dataclasses.replace(base, **changes.get(model, {}))
 

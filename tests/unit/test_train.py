@@ -72,6 +72,10 @@ def test_learning_rate_rises_stays_and_falls():
     assert rates[75] == pytest.approx(1.0) and 0 < rates[99] < 0.01 and rates[50:] == sorted(rates[50:], reverse=True)
     constant = dataclasses.replace(settings, warmup=0.0, cooldown=0.0)
     assert {loop.learning_rate(step, constant) for step in range(100)} == {2.0}
+    twice = dataclasses.replace(settings, restart=0.6)
+    first, second = (dataclasses.replace(settings, steps=steps) for steps in (60, 40))
+    alone = [loop.learning_rate(step, part) for part in (first, second) for step in range(part.steps)]
+    assert [loop.learning_rate(step, twice) for step in range(100)] == alone
 
 
 def test_weight_decay_is_added_to_the_gradient_after_clipping():
@@ -147,6 +151,47 @@ def test_the_best_row_of_the_validation_is_what_is_kept(at):
     assert [row["step"] for row in record["history"]] == [5, 10, 12]
     assert record["metrics"]["weight"] == record["history"][1]["weight"] != record["history"][2]["weight"]
     assert json.loads(run.checkpoint.with_suffix(".json").read_bytes())["step"] == 10
+
+
+class Watched(Selecting):
+    """Notes a weight before every step."""
+
+    def __init__(self, at=None):
+        super().__init__(at)
+        self.before = {}
+
+    def loss(self, module, batch, settings, step):
+        self.before[step] = module.decoder.project.weight.sum().item()
+        return super().loss(module, batch, settings, step)
+
+
+@pytest.mark.parametrize("at", [None, 7, 11])  # the last: between the state and the restart
+def test_a_restart_goes_on_from_the_best_weights_with_a_fresh_adam(at, monkeypatch):
+    task, made = Watched(at), []
+    new = loop.new_optimizer
+    monkeypatch.setattr(loop, "new_optimizer", lambda *of: made.append(new(*of)) or made[-1])
+    run = Run.of(
+        task, "srn", "smoke", seed=1, restart=0.9, eval_every=1, **{k: SHORT[k] for k in SHORT if k != "eval_every"}
+    )
+    assert loop.restart_step(run.settings) == 11
+    monkeypatch.setattr(task, "evaluate", lambda module, *_: {"score": float(-abs(len(task.before) - 4))})
+    if at is not None:
+        with pytest.raises(Interrupted):
+            train.train(run, save_minutes=0, show=False)
+    train.train(run, show=False)
+    assert task.before[11] == task.before[4] != task.before[10]  # row 4 was the best: as step 4 found it
+    assert {int(state["step"]) for state in made[-1].state.values()} == {1}
+
+
+@pytest.mark.parametrize("at", [6, 8, 9, 10])  # a state before, at and after the restart
+def test_a_restart_resumes_to_the_bit(at):
+    ways = SHORT | {"restart": 0.75, "warmup": 0.2, "cooldown": 0.4}
+    whole = train.train(Run.of(Fragile(), "srn", "smoke", seed=1, **ways), show=False)
+    run = Run.of(Fragile(at), "srn", "smoke", seed=1, **ways)
+    run.result.unlink()
+    with pytest.raises(Interrupted):
+        train.train(run, save_minutes=0, show=False)
+    assert what_counts(train.train(run, show=False)) == what_counts(whole)
 
 
 def test_evaluating_more_often_changes_nothing_else():
