@@ -15,7 +15,8 @@ from srnlib import loop, results
 from srnlib.files import write_json
 from srnlib.runs import Run
 
-BASE = {"steps": 600, "restart": 1.0, "eval_every": 100, "relational": 0.0, "cooldown": 0.0, "warmup": 0.05, "val_scenes": 1}
+LENGTH = {"steps": 600, "restart": 1.0, "cooldown": 0.0, "warmup": 0.05}
+BASE = LENGTH | {"eval_every": 100, "relational": 0.0, "val_scenes": 1}
 VARIANTS = {
     "the laptop recipe, RN": {},
     "the laptop recipe, RN + SRN": {},

@@ -728,7 +728,7 @@ for name, encoder in encoders.items():
     assert (spread < 1e-9) == ("mean" in name) and moved(same, S) > 0.01
 
 print("\nfrom records, on the test sets:")
-older = "laptop+curriculum=0.3+embed_scale=1.0+eval_every=500+inner_lr=0.05+steps=16500"
+older = "laptop+curriculum=0.3+embed_scale=1.0+eval_every=500+inner_lr=0.05+restart=1.0+steps=16500"
 recorded = {
     "Circles, one start": ("circles", "srn", "laptop"),
     "Pong": ("pong", "srn_k3", "laptop"),

@@ -241,7 +241,8 @@ for profile in ("laptop", "paper"):
 # lines that are printed are trainings of RN over 6000 steps, with relational questions too.
 
 # %%
-small = {"steps": 90, "relational": 0.0, "eval_every": 30, "val_images": 25, "val_scenes": 1, "train_images": 5_000}
+small = {"steps": 90, "restart": 1.0, "relational": 0.0, "eval_every": 30}
+small |= {"val_images": 25, "val_scenes": 1, "train_images": 5_000}
 live, history = {}, {}
 for model in MODELS:
     run = Run.of("sort_of_clevr", model, "laptop", **small)
@@ -262,7 +263,8 @@ display(Markdown("\n".join(lines)))
 for r in results.load("sort_of_clevr", "rn"):
     if r["config"]["steps"] == 6000 and not r["config"].get("clutter"):
         best = {kind: max(row[kind] for row in r["history"]) for kind in ("nonrelational", "relational")}
-        print(f"{r['profile']:35s}", ", ".join(f"{kind} {v:.1f} %" for kind, v in best.items()), "on validation")
+        name = r["profile"].replace("+curriculum=0.15", "").replace("+restart=1.0", "")
+        print(f"{name:35s}", ", ".join(f"{kind} {v:.1f} %" for kind, v in best.items()), "on validation")
 
 # %% [markdown]
 # ## 5. How well do they answer after a longer training?
@@ -280,15 +282,15 @@ for r in results.load("sort_of_clevr", "rn"):
 
 # %% tags=["nbval-check-output"]
 PROFILE = "laptop"
-RECORDS = {m: results.load("sort_of_clevr", m, PROFILE) for m in task.models}
-assert all(RECORDS[m] for m in MODELS), "no trained models here: python -m srnlib train sort_of_clevr --model rn"
+RECORDS = {m: found for m in task.models if (found := results.load("sort_of_clevr", m, PROFILE))}
+assert RECORDS.keys() >= {*MODELS}, "no trained models here: python -m srnlib train sort_of_clevr --model rn"
+first = {m: loop.restart_step(task.settings(PROFILE, m)) for m in MODELS}  # where the schedule begins again
+ONCE = {m: f"{PROFILE}+curriculum=0.15+restart=1.0+steps={first[m]}" if m in MODELS else PROFILE for m in task.models}
 for m, records in RECORDS.items():
-    if records:
-        minutes = [r["history"][-1]["core_seconds"] / 60 for r in records]
-        c = records[0]["config"]
-        print(f"{NAMES[m]:18s} n={len(records)}, {min(minutes):.0f} to {max(minutes):.0f} core-minutes,",
-              f"{c['steps'] * c['batch_size'] / c['train_images']:.1f} epochs, learning rate {c['lr']}"
-              + (f", inner rate {c['inner_lr']}" if "srn" in m else ""))
+    minutes, c = [r["history"][-1]["core_seconds"] / 60 for r in records], records[0]["config"]
+    print(f"{NAMES[m]:18s} n={len(records)}, {min(minutes):.0f} to {max(minutes):.0f} core-minutes,",
+          f"{c['steps'] * c['batch_size'] / c['train_images']:.1f} epochs, learning rate {c['lr']}"
+          + (f", inner rate {c['inner_lr']}" if "srn" in m else ""))
 print(f"tests: all questions about {c['test_images']} images, {c['test_scenes']} turned scenes of each kind")
 
 
@@ -297,17 +299,18 @@ def ours_of(model, key, profile=PROFILE):
     return [r["metrics"][key] for r in results.load("sort_of_clevr", model, profile) if key in r["metrics"]]
 
 
-there = {"paper": task.paper, "ours": {m for m in task.models if RECORDS[m]}}
-columns = [(m, who) for m in task.models for who in there if m in there[who]]
-heads = [f"{NAMES[m]}, {who}" + (f" (n={len(RECORDS[m])})" if who == "ours" else "") for m, who in columns]
-lines = ["**Table 2.** Right answers, and robust scenes (section 8).", ""]
-lines += ["| | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(heads)]
-for key, label in task.rows.items():
-    both = {"paper": {m: str(numbers.get(key, "–")) for m, numbers in task.paper.items()}}
-    both["ours"] = {m: results.mean_sd(ours_of(m, key)) for m in task.models}
-    cells = [both[who][m] for m, who in columns]
-    lines.append(f"| {label} | " + " | ".join(cells) + " |")
-display(Markdown("\n".join(lines)))
+def table(title, columns):
+    """Columns are heading -> metric -> cell."""
+    lines = [title, "", "| | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
+    lines += [f"| {label} | " + " | ".join(c[k] for c in columns.values()) + " |" for k, label in task.rows.items()]
+    display(Markdown("\n".join(lines)))
+
+
+columns = {}
+for m in MODELS:
+    columns[f"{NAMES[m]}, paper"] = {key: str(task.paper[m].get(key, "–")) for key in task.rows}
+    columns[f"{NAMES[m]}, ours (n={len(RECORDS[m])})"] = {key: results.mean_sd(ours_of(m, key)) for key in task.rows}
+table("**Table 2.** Right answers, and robust scenes (section 8).", columns)
 
 
 # %% tags=["nbval-check-output"]
@@ -325,9 +328,6 @@ def verdict():
         yield line + "."
     behind = [key for key in task.paper["srn"] if np.mean(ours_of("srn", key)) < np.mean(ours_of("rn", key))]
     yield f"The paper's SRN is behind RN in none of its {len(task.paper['srn'])} rows, ours in {len(behind)} of them."
-    seeds = {m: len(RECORDS[m]) for m in MODELS}
-    if min(seeds.values()) < 3:
-        yield f"Trainings: RN {seeds['rn']}, SRN {seeds['srn']}. With so few, a few points may be chance."
 
 
 display(Markdown("\n".join(f"- {sentence}" for sentence in verdict())))
@@ -338,8 +338,11 @@ for m in MODELS:
     of = f"({len(reached)} of {len(RECORDS[m])} seeds)"
     print(f"{NAMES[m]:8s} 99 % of non-relational questions on validation {when} {of}")
 
+found = {m: {key: ours_of(m, key, ONCE[m]) for key in task.rows} for m in ONCE}
+columns = {f"{NAMES[m]} (n={len(v['count'])})": {k: results.mean_sd(v[k]) for k in v} for m, v in found.items()}
+table("**After one run of the schedule**, with two further models.", columns)
 for r in results.load("sort_of_clevr", "rn"):
-    if (r["seed"], r["config"]["steps"]) == (0, RECORDS["rn"][0]["config"]["steps"]):
+    if (r["seed"], r["config"]["steps"]) == (0, first["rn"]) and not r["config"]["clutter"]:
         print(f"RN at rate {r['config']['lr']}: {max(h['relational'] for h in r['history']):.1f} % on validation")
 
 # %% [markdown]
@@ -586,8 +589,9 @@ fig, axes = plt.subplots(1, 5, figsize=(10, 2.1), layout="constrained")
 for ax, picture in zip(axes, cluttered, strict=True):
     plots.show(ax, picture)
 plt.show()
-BOTH = {(m, where): next(r for r in results.load("sort_of_clevr", m, profile) if r["seed"] == 0) for m in MODELS
-        for where, profile in (("clutter", f"{PROFILE}+clutter=True"), ("white", PROFILE))}
+CLUTTER = {m: ONCE[m].replace(PROFILE, f"{PROFILE}+clutter=True") for m in MODELS}
+BOTH = {(m, where): next(r for r in results.load("sort_of_clevr", m, profile[m]) if r["seed"] == 0) for m in MODELS
+        for where, profile in (("clutter", CLUTTER), ("white", ONCE))}
 published = {"rn": {"nonrelational": 98.5, "relational": 94.0}, "srn": {"relational": 96.0}}
 heads = [f"{NAMES[m]}, {what}" for m in MODELS for what in ("paper", "on clutter", "on white")]
 lines = ["| % | " + " | ".join(heads) + " |", "|---|" + "---:|" * 6]
