@@ -469,6 +469,7 @@ axes[1].legend(fontsize=9)
 fig.suptitle("Mean and range over seeds; grey: lengths that were trained; line: guessing")
 plt.show()
 
+
 # %% [markdown]
 # Read the differences with the seeds' reach in mind. By the paper's own rule our SRN and GRN reach its numbers. But so
 # does the control, which pads and does not refine, and so does the plain baseline, far above the paper's (in another
