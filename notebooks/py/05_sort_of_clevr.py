@@ -557,10 +557,10 @@ display(Markdown("\n".join(lines)))
 # > the end of training (93.7% vs. 95.1% respectively). Still, the SRN performs better on both the synthetic and
 # > dataset robustness tasks (55% and 84% respectively)."
 #
-# The same question to our histories: of SRN's rows whose relational accuracy on validation is below RN's best, take the
-# nearest to it. We compare the share of rotations that are right, as validation tries only each 20th angle. If SRN never
-# gets beyond RN's best, its row is its own best, and the paper's question, about an *early* SRN, cannot be asked; the
-# line says so.
+# The same question to our histories: of SRN's rows whose relational accuracy on validation is below RN's best, take
+# the nearest to it. We compare the share of rotations that are right, as validation tries only each 20th angle. If SRN
+# never gets beyond RN's best, its row is its own best, and the paper's question, about an *early* SRN, cannot be asked;
+# the line says so.
 
 # %%
 for seed, (base, ref) in enumerate(zip(RECORDS["rn"], RECORDS["srn"], strict=False)):
