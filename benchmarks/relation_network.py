@@ -2,8 +2,9 @@
 
 Plain: every pair of elements with its question concatenated, all through g at once. Split: the first layer of g in its
 three terms, still all pairs at once. Blocks: as split, a block of pairs at a time (`sum_over_pairs`). Equal maths, as
-tests assert. The last column: what the blocks achieve, in GFLOP/s that the result needs (the second computation of the
-activations not counted), and as a share of what this machine's matrix product of the same width gives.
+tests assert. Again: blocks whose activations are not kept for the backward pass but computed again there, as is done
+where they would need too much memory (`KEPT`). The last column: what the blocks achieve, in GFLOP/s that the result
+needs, and as a share of what this machine's matrix product of the same width gives.
 
 Run: python benchmarks/relation_network.py
 """
@@ -14,7 +15,7 @@ import torch
 from _clock import milliseconds
 from torch.nn.functional import linear
 
-from srnlib.models.pair_sum import sum_over_pairs
+from srnlib.models import pair_sum
 from srnlib.models.relation_network import RelationNetwork
 
 ELEMENTS, DIM, QUESTION = 25, 26, 11
@@ -49,7 +50,15 @@ def split(net, S, questions):
 
 def blocks(net, S, questions):
     """What the model does."""
-    return sum_over_pairs(*halves(net, S, questions), net.rest)
+    return pair_sum.sum_over_pairs(*halves(net, S, questions), net.rest)
+
+
+def again(net, S, questions):
+    """As `blocks`, with nothing kept."""
+    kept, pair_sum.KEPT = pair_sum.KEPT, 0
+    total = blocks(net, S, questions)
+    pair_sum.KEPT = kept
+    return total
 
 
 def seconds(call) -> float:
@@ -60,17 +69,18 @@ def seconds(call) -> float:
 def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    print(f"{'width':>5s}{'plain':>9s}{'split':>9s}{'blocks':>9s}  questions a second; blocks / plain, GFLOP/s, limit")
+    heads = "".join(f"{name:>9s}" for name in ("plain", "split", "again", "blocks"))
+    print(f"width{heads}  questions a second; blocks / plain, GFLOP/s, limit")
     for width, images, asked in ((32, 16, 12), (64, 16, 12), (128, 16, 6), (256, 8, 4)):
         net = RelationNetwork(DIM, QUESTION, 10, width=width, layers=4)
         S, questions = torch.randn(images, ELEMENTS, DIM), torch.rand(images, asked, QUESTION)
         count, speed = images * asked, {}
-        for way in (plain, split, blocks):
+        for way in (plain, split, again, blocks):
             speed[way] = count / seconds(lambda args=(net, S, questions), way=way: way(*args).sum().backward())
         h, weight = torch.randn(4096, width), torch.randn(width, width)
         limit = 20 * 2 * h.numel() * width / seconds(lambda h=h, weight=weight: [h @ weight for _ in range(20)])
         needed = 3 * 2 * len(net.rest) * ELEMENTS**2 * width**2 * speed[blocks]  # forward, and twice backward
-        row = "".join(f"{speed[way]:9.0f}" for way in (plain, split, blocks))
+        row = "".join(f"{speed[way]:9.0f}" for way in (plain, split, again, blocks))
         share = f"{needed / 1e9:.0f} GFLOP/s, {100 * needed / limit:.0f} % of {limit / 1e9:.0f}"
         print(f"{width:5d}{row}  {speed[blocks] / speed[plain]:.1f}x, {share}")
 

@@ -162,9 +162,10 @@ class PlainRN(torch.nn.Module):
 # computed once an element, the third once a question, instead of all three for each pair and question. At the paper's
 # width and depth this saves little, at ours much: exercise 4.
 #
-# **A block of pairs fits in the cache** if it runs through all layers at once, is summed and forgotten. In the
-# backward pass it is computed again: a third more arithmetic, and yet faster, as main memory is the slower part.
-# `benchmarks/relation_network.py` measures it.
+# **A block of pairs fits in the cache** if it runs through all layers at once and is summed before the next one comes.
+# What its layers gave is kept for the backward pass; only where that would need too much memory it is computed again,
+# which is a third more arithmetic and yet no slower than all pairs at once. `benchmarks/relation_network.py` measures
+# it.
 
 # %% tags=["nbval-check-output"]
 task = TASKS["sort_of_clevr"]

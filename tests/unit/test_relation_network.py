@@ -68,6 +68,23 @@ def test_gradient_of_the_sum_over_pairs_is_that_of_finite_differences(n, k, widt
     assert torch.autograd.gradcheck(lambda a, b, *_: sum_over_pairs(a, b, layers), (left, right, *parameters))
 
 
+@pytest.mark.parametrize("cache", [1, 700, 2**17])
+def test_activations_kept_or_computed_again_give_the_same_bits(monkeypatch, cache):
+    monkeypatch.setattr(pair_sum, "CACHE", cache)
+    torch.manual_seed(0)
+    layers = nn.ModuleList(nn.Linear(6, 6) for _ in range(2))
+    left, right = (torch.randn(5, 4, 6, requires_grad=True) for _ in range(2))
+    of, found = (left, right, *layers.parameters()), []
+    size = 3 * left.numel() * 4  # of two layers and the sum before them
+    for kept in (size, size - 1):
+        monkeypatch.setattr(pair_sum, "KEPT", kept)
+        total = sum_over_pairs(left, right, layers)
+        blocks = len(total.grad_fn.saved_tensors) - 6
+        found.append((blocks, total, *torch.autograd.grad(total.square().sum(), of)))
+    assert found[0][0] > found[1][0] == 0
+    assert all(torch.equal(a, b) for a, b in zip(found[0][1:], found[1][1:], strict=True))
+
+
 def test_answers_do_not_depend_on_the_order_of_the_set_nor_on_other_questions():
     torch.manual_seed(0)
     relations = RelationNetwork(5, 3, 4, width=8, hidden=8, conditioned=True).double().eval()
