@@ -164,8 +164,7 @@ class PlainRN(torch.nn.Module):
 #
 # **A block of pairs fits in the cache** if it runs through all layers at once and is summed before the next one comes.
 # What its layers gave is kept for the backward pass; only where that would need too much memory it is computed again,
-# which is a third more arithmetic and yet no slower than all pairs at once. `benchmarks/relation_network.py` measures
-# it.
+# which is a third more arithmetic. `benchmarks/relation_network.py` measures it.
 
 # %% tags=["nbval-check-output"]
 task = TASKS["sort_of_clevr"]
