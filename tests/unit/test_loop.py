@@ -87,3 +87,26 @@ def test_an_evaluation_draws_the_same_whenever_it_is():
 
     one, other = (loop.evaluate_module(Drawing(), torch.nn.Identity(), None, "cpu", "val") for _ in range(2))
     assert one == other
+
+
+@pytest.mark.parametrize(
+    "name, bad",
+    [
+        ("steps", 0),
+        ("batch_size", -1),
+        ("lr", float("nan")),
+        ("eval_every", 0),
+        ("clip", 0.0),
+        ("weight_decay", -0.1),
+        ("beta2", 1.0),
+        ("warmup", -0.1),
+        ("cooldown", 1.1),
+        ("freeze_norm", 1.1),
+        ("restart", 0.0),
+        ("restart", 1.5),
+        ("val_images", 0),
+    ],
+)
+def test_settings_out_of_range_are_refused_by_name(name, bad):
+    with pytest.raises(ValueError, match=f"{name}.* must be "):
+        Run.of("circles", "srn", "smoke", **{name: bad})
