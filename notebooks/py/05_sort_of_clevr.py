@@ -351,14 +351,15 @@ for r in results.load("sort_of_clevr", "rn"):
         print(f"RN at rate {r['config']['lr']}: {max(h['relational'] for h in r['history']):.1f} % on validation")
 
 # %% [markdown]
-# In the paper both end at 100 % of them; RN reaches 99 % after 10 epochs, RN + SRN after 3 (appendix G). Its epochs are
-# of 20 questions an image, ours of 12 random ones, so compare the order of the two models, not the numbers: ours is
-# the reverse. Two more of its findings we have not tried: that the SRN helps with 10,000 training images too (D.2), and
-# that inner rate and number of steps matter little (D.3; the paper takes .1 with 5 or 10 steps, ours is printed above).
+# Non-relational questions both models of the paper answer at 100 % in the end; RN reaches 99 % after 10 epochs, RN + SRN
+# after 3 (appendix G). Its epochs are of 20 questions an image, ours of 12 random ones, so compare the order of the two
+# models, not the numbers: ours is the reverse. Two more of its findings we have not tried: that the SRN helps with
+# 10,000 training images too (D.2), and that inner rate and number of steps matter little (D.3; the paper takes .1 with
+# 5 or 10 steps, ours is printed above).
 #
 # The second run brings RN nearly two points on relational questions, RN + SRN more than one, and both withstand more
 # turns. RN is now at the numbers of the paper's RN, and far above them on turned scenes; RN + SRN stays two points
-# below the paper's, and far below on turned scenes.
+# below the paper's on relational questions, and far below it on turned scenes.
 #
 # The two models that the paper lacks have one seed each and one run (second table): *RN, wide* is level there with both
 # on relational questions, so neither the refiner nor more parameters bring a gain. On *furthest* the SRN's mean is
@@ -552,10 +553,10 @@ display(Markdown("\n".join(lines)))
 
 # %% [markdown]
 # **RN's answers survive on most dataset scenes, and the refiner does not help.** By their means RN is right at all 720
-# turns more often than RN + SRN on both kinds of scenes, the reverse of the paper, and so it is in the figure, of
-# seed 0. On dataset scenes RN is about where the paper's SRN is, and few of the other scenes' angles are wrong. On
-# synthetic scenes both models are below the guesser, and RN's seeds differ so much that three do not rank the models
-# there.
+# turns more often than RN + SRN on both kinds of scenes, the reverse of the paper, and in the figure, of seed 0, it is
+# ahead on the hard ones. On dataset scenes RN is about where the paper's SRN is, and few of the other scenes' angles
+# are wrong. On synthetic scenes both models are below the guesser, and RN's seeds differ so much that three do not rank
+# the models there.
 #
 # > "In order to verify that robustness is not simply a result of better overall performance, we evaluate the SRN at
 # > an early stage of training [...]. At this point, the SRN's relational accuracy is lower than the RN accuracy at
@@ -582,8 +583,9 @@ for seed, (base, ref) in enumerate(zip(RECORDS["rn"], RECORDS["srn"], strict=Fal
     print(f"seed {seed}  SRN below RN on {less} of {len(kinds)} kinds of scenes")
 
 # %% [markdown]
-# In the paper the early SRN was the more robust one. Here the lines of all three seeds say the reverse: at equal
-# accuracy, or a little less, the SRN is right at fewer angles. So what robustness our models have comes with accuracy.
+# In the paper the early SRN was the more robust one. Here the question can be asked of one seed only, and its early SRN
+# is right at fewer angles on both kinds of scenes; the best rows of the other two seeds are so on three of four. So
+# what robustness our models have comes with accuracy.
 #
 # ## 9. What if the background is cluttered? (D.4)
 #
@@ -673,7 +675,8 @@ plt.show()
 # On the images that they were fitted to both decoders draw nearly every object, and hardly any twice. But they know
 # these few hundred by heart (the paper has 10,000). On new images both make up more than half an object an image and
 # miss as many or more: objects that do not exist, as in the paper, but in both models, and RN + SRN has no fewer. The
-# paper's errors differ by a factor of six, ours hardly. One decoder each, and a blurred object counts as missing.
+# paper's errors differ by a factor of six, ours little, and the other way. One decoder each, and a blurred object counts
+# as missing.
 #
 # ## 11. Can you find a turn that fools them?
 #
