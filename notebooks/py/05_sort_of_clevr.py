@@ -351,7 +351,7 @@ for r in results.load("sort_of_clevr", "rn"):
         print(f"RN at rate {r['config']['lr']}: {max(h['relational'] for h in r['history']):.1f} % on validation")
 
 # %% [markdown]
-# Non-relational questions both models of the paper answer at 100 % in the end; RN reaches 99 % after 10 epochs, RN + SRN
+# On non-relational questions both models of the paper end at 100 %; its RN reaches 99 % after 10 epochs, its RN + SRN
 # after 3 (appendix G). Its epochs are of 20 questions an image, ours of 12 random ones, so compare the order of the two
 # models, not the numbers: ours is the reverse. Two more of its findings we have not tried: that the SRN helps with
 # 10,000 training images too (D.2), and that inner rate and number of steps matter little (D.3; the paper takes .1 with
@@ -675,8 +675,8 @@ plt.show()
 # On the images that they were fitted to both decoders draw nearly every object, and hardly any twice. But they know
 # these few hundred by heart (the paper has 10,000). On new images both make up more than half an object an image and
 # miss as many or more: objects that do not exist, as in the paper, but in both models, and RN + SRN has no fewer. The
-# paper's errors differ by a factor of six, ours little, and the other way. One decoder each, and a blurred object counts
-# as missing.
+# paper's errors differ by a factor of six, ours little, and the other way. One decoder each, and a blurred object
+# counts as missing.
 #
 # ## 11. Can you find a turn that fools them?
 #
