@@ -229,7 +229,8 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
     alone = runpy.run_path(str(script))["main"]()
     found = [alone, json.loads(_run([*_torchrun(), str(script)], tmp_path).splitlines()[-1])]
     assert [f["processes"] for f in found] == [1, 2]
-    for kind in ("attached", "detached"):
+    assert found[0]["restarted"][:6] == found[0]["attached"][:6] and found[0]["restarted"][6] != found[0]["attached"][6]
+    for kind in ("attached", "detached", "restarted"):
         assert len(found[0][kind]) == 10 and len(set(found[0][kind])) == 10
         assert found[1][kind] == pytest.approx(found[0][kind], rel=1e-6)
 
