@@ -282,8 +282,8 @@ for r in results.load("sort_of_clevr", "rn"):
 # **One thing differs besides the refiner**: we equalise core time, so that the costlier SRN sees fewer images. (Core
 # time is that of its day: the same step took up to twice as long on another.) Both have the same learning rate. RN's
 # was .005 at first, after short trials that were not kept; over the whole length that is worse on validation for seed
-# 0, the only one that had both (the last two lines below the second table; one run of the schedule; seeds differ by as
-# much).
+# 0, the only one that had both (the last two lines printed above the second table, of one run of the schedule; seeds
+# differ by as much).
 
 # %% tags=["nbval-check-output"]
 PROFILE = "laptop"
