@@ -289,8 +289,8 @@ for r in results.load("sort_of_clevr", "rn"):
 PROFILE = "laptop"
 RECORDS = {m: found for m in task.models if (found := results.load("sort_of_clevr", m, PROFILE))}
 assert RECORDS.keys() >= {*MODELS}, "no trained models here: python -m srnlib train sort_of_clevr --model rn"
-first = {m: loop.restart_step(task.settings(PROFILE, m)) for m in MODELS}  # where the schedule begins again
-ONCE = {m: f"{PROFILE}+curriculum=0.15+restart=1.0+steps={first[m]}" if m in MODELS else PROFILE for m in task.models}
+first = {m: loop.restart_step(task.settings(PROFILE, m)) for m in task.models}  # where the schedule begins again
+ONCE = {m: {"curriculum": 0.15, "restart": 1.0, "steps": first[m]} for m in task.models}
 for m, records in RECORDS.items():
     minutes, c = [r["history"][-1]["core_seconds"] / 60 for r in records], records[0]["config"]
     print(f"{NAMES[m]:18s} n={len(records)}, {min(minutes):.0f} to {max(minutes):.0f} core-minutes,",
@@ -342,8 +342,8 @@ for m in MODELS:
     when = f"after {epochs:.2f} epochs, {part:.0f} % of the training" if reached else "never"
     of = f"({len(reached)} of {len(RECORDS[m])} seeds)"
     print(f"{NAMES[m]:8s} 99 % of non-relational questions on validation {when} {of}")
-
-found = {m: {key: ours_of(m, key, ONCE[m]) for key in task.rows} for m in ONCE}
+once = {m: Run.of(task, m, PROFILE, **settings).profile for m, settings in ONCE.items()}
+found = {m: {key: ours_of(m, key, once[m]) for key in task.rows} for m in once}
 columns = {f"{NAMES[m]} (n={len(v['count'])})": {k: results.mean_sd(v[k]) for k in v} for m, v in found.items()}
 table("**After one run of the schedule**, with two further models.", columns)
 for r in results.load("sort_of_clevr", "rn"):
@@ -602,9 +602,9 @@ fig, axes = plt.subplots(1, 5, figsize=(10, 2.1), layout="constrained")
 for ax, picture in zip(axes, cluttered, strict=True):
     plots.show(ax, picture)
 plt.show()
-CLUTTER = {m: ONCE[m].replace(PROFILE, f"{PROFILE}+clutter=True") for m in MODELS}
+clutter = {m: Run.of(task, m, PROFILE, clutter=True, **ONCE[m]).profile for m in MODELS}
 BOTH = {(m, where): next(r for r in results.load("sort_of_clevr", m, profile[m]) if r["seed"] == 0) for m in MODELS
-        for where, profile in (("clutter", CLUTTER), ("white", ONCE))}
+        for where, profile in (("clutter", clutter), ("white", once))}
 published = {"rn": {"nonrelational": 98.5, "relational": 94.0}, "srn": {"relational": 96.0}}
 heads = [f"{NAMES[m]}, {what}" for m in MODELS for what in ("paper", "on clutter", "on white")]
 lines = ["| % | " + " | ".join(heads) + " |", "|---|" + "---:|" * 6]

@@ -68,10 +68,11 @@ class PretendDevice(TorchFunctionMode):
 
 
 def _as_cpu(tree):
+    """Every device in the arguments of a call replaced by the CPU."""
+    named = (torch.device, str)
+
     def one(leaf):
-        if isinstance(leaf, torch.device) or leaf == DEVICE.type if isinstance(leaf, str | torch.device) else False:
-            return torch.device("cpu")
-        return leaf
+        return "cpu" if isinstance(leaf, named) and str(leaf).partition(":")[0] == DEVICE.type else leaf
 
     return tree_map(one, tree)
 
@@ -95,12 +96,12 @@ def pretend_device():
                 mode.here[slope] = True
         return found
 
-    patches = [
+    def backward_here(*args, **kwargs):
+        return without(backward, *args, **kwargs)
+
+    with (
         mock.patch.object(torch.autograd, "grad", grad_here),
-        mock.patch.object(Tensor, "backward", lambda *args, **kwargs: without(backward, *args, **kwargs)),
-    ]
-    with contextlib.ExitStack() as stack:
-        for patch in patches:
-            stack.enter_context(patch)
-        stack.enter_context(mode)
-        yield mode
+        mock.patch.object(Tensor, "backward", backward_here),
+        mode,
+    ):
+        yield

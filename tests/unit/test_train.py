@@ -170,9 +170,7 @@ def test_a_restart_goes_on_from_the_best_weights_with_a_fresh_adam(at, monkeypat
     task, made = Watched(at), []
     new = loop.new_optimizer
     monkeypatch.setattr(loop, "new_optimizer", lambda *of: made.append(new(*of)) or made[-1])
-    run = Run.of(
-        task, "srn", "smoke", seed=1, restart=0.9, eval_every=1, **{k: SHORT[k] for k in SHORT if k != "eval_every"}
-    )
+    run = Run.of(task, "srn", "smoke", seed=1, **SHORT | {"restart": 0.9, "eval_every": 1})
     assert loop.restart_step(run.settings) == 11
     monkeypatch.setattr(task, "evaluate", lambda module, *_: {"score": float(-abs(len(task.before) - 4))})
     if at is not None:
